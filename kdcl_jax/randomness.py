@@ -1,4 +1,4 @@
-"""Counter-based randomness for the host: a number is a pure function of its key.
+"""Counter-based randomness for the host: each number is a function of its key.
 
 Nothing here holds state. The same (seed, record id, visit) gives the same view
 on every host, in every process and after every restart, and a row of a batch

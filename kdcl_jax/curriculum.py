@@ -1,0 +1,139 @@
+"""What a stage may see at a step: the record ids of each batch, as pure maths.
+
+The active subset at step t is exactly the records whose rank in the order is
+below n(t). Within it the stage makes passes: a pass visits every active record
+once, in a keyed pseudo-random sequence, in batches of which only the last may
+be short. The ids of step t depend on (seed, t, order, n(t)) and on nothing
+else, take O(batch) time to find, and are the same for every number of hosts.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kdcl_jax.controller import Controller, CourseState
+from kdcl_jax.randomness import hash64, permute
+
+_STREAM = (
+  0x5E1EC7  # keeps the permutations apart from every other use of a seed
+)
+
+
+class Selection(NamedTuple):
+  """The rows of one batch, before any record is read.
+
+  Attributes:
+    rank: [batch] int64 ranks in the order, below n(t); 0 where not present.
+    visit: [batch] int64, the pass over the active subset; keys augmentation.
+    present: [batch] bool, False for the padding of a pass's last batch.
+  """
+
+  rank: np.ndarray
+  visit: np.ndarray
+  present: np.ndarray
+
+
+def active_count(fraction: float, size: int) -> int:
+  """Number of active records: `ceil(fraction * size)`, within [1, size].
+
+  Args:
+    fraction: share of the order, in (0, 1].
+    size: records in the order.
+
+  Returns:
+    n(t), an int.
+
+  Example:
+    >>> active_count(0.25, 10), active_count(1.0, 10)
+    (3, 10)
+  """
+  # 0.3 * 10 is a rounding step above 3.
+  return int(min(max(math.ceil(fraction * size * (1 - 1e-12)), 1), size))
+
+
+def select(seed: int, step: int, active: int, batch_size: int) -> Selection:
+  """Picks the rows of the batch at a step.
+
+  With K = ceil(active / batch_size) batches to a pass, step t is batch t mod K
+  of pass t div K, and the pass is a permutation of the active ranks keyed by
+  (seed, pass, active). At a constant fraction of 1 each K steps visit every
+  record exactly once.
+
+  Args:
+    seed: the stage's seed.
+    step: the step, >= 0.
+    active: n(t), the number of active records, >= 1.
+    batch_size: rows of the global batch, >= 1.
+
+  Returns:
+    A `Selection` of `batch_size` rows; present rows have different ranks.
+
+  Example:
+    >>> rows = select(seed=0, step=1, active=5, batch_size=3)
+    >>> rows.present.tolist(), len(set(rows.rank[rows.present].tolist()))
+    ([True, True, False], 2)
+  """
+  batches = -(-active // batch_size)
+  visit, batch = divmod(step, batches)
+  position = batch * batch_size + np.arange(batch_size)
+  present = position < active
+  # Wrapped, so that padding is permuted too and nothing is out of range.
+  rank = permute(position % active, active, seed, _STREAM, visit, active)
+  return Selection(
+    rank=np.where(present, rank, 0),
+    visit=np.full(batch_size, visit, np.int64),
+    present=present,
+  )
+
+
+def local_rows(batch_size: int, host: int, hosts: int) -> slice:
+  """The rows of a global batch that one host reads.
+
+  Example:
+    >>> local_rows(8, 1, 2)
+    slice(4, 8, None)
+  """
+  rows = batch_size // hosts
+  return slice(host * rows, (host + 1) * rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+  """An order and a course: everything that decides what a step may see.
+
+  Attributes:
+    order: [N] int64 record ids, easiest first.
+    controller: the pacing and what validation does to it.
+    seed: keys the passes and the augmentation.
+    batch_size: rows of the global batch.
+  """
+
+  order: np.ndarray
+  controller: Controller
+  seed: int
+  batch_size: int
+
+  def active(self, state: CourseState, step: int) -> int:
+    """n(t): how many records are active at a step of the present lesson."""
+    fraction = self.controller.fraction(state, step)
+    return active_count(fraction, len(self.order))
+
+  def batch(
+    self, state: CourseState, step: int, rows: slice = slice(None)
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Record ids, visits and presence of (some rows of) the batch at a step."""
+    active = self.active(state, step)
+    rank, visit, present = select(self.seed, step, active, self.batch_size)
+    return self.order[rank][rows], visit[rows], present[rows]
+
+
+def stage_seed(seed: int, stage: str) -> int:
+  """A seed of its own for each stage of a run, from the run's seed.
+
+  Example:
+    >>> stage_seed(0, "teacher") != stage_seed(0, "student")
+    True
+  """
+  return int(hash64(seed, *stage.encode()) >> np.uint64(33))

@@ -1,0 +1,143 @@
+"""What a run was made with, and the one process that works in its directory."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from kdcl_jax.config import CHANGEABLE
+from kdcl_jax.dataset import Dataset
+from kdcl_jax.errors import UserError
+from kdcl_jax.writers import read_json, write_json
+
+_PACKAGES = (
+  "kdcl_jax jax jaxlib flax optax orbax-checkpoint grain numpy chex"
+  " ml_collections tensorflow-datasets safetensors"
+)
+
+
+@contextlib.contextmanager
+def only_process(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the working directory for this process.
+
+  Raises:
+    UserError: where another process holds it, or it cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / f".lock_{jax.process_index()}").open("w")
+  except OSError as error:
+    raise UserError(
+      f"--workdir is {str(workdir)!r}, which cannot be written"
+      f" ({error.strerror}); give a directory that you may write to."
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(
+        f"--workdir is {str(workdir)!r}, in which another process is at work;"
+        " wait for it or give another directory."
+      ) from error
+    yield
+
+
+def record(
+  config: Mapping[str, Any], workdir: pathlib.Path, dataset: Dataset
+) -> None:
+  """Writes `config.json` and `environment.json`, or checks that they agree.
+
+  Raises:
+    UserError: where the directory belongs to a run with another config or
+      other data; fields that may change are `kdcl_jax.config.CHANGEABLE`.
+  """
+  present = plain(config)
+  path = workdir / "config.json"
+  if path.exists():
+    changed = list(_differences(read_json(path), present, "config"))
+    if changed:
+      field, old, new = changed[0]
+      others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+      raise UserError(
+        f"{field} is {new!r}{others}, but the run in {str(workdir)!r} was begun"
+        f" with {old!r}; give another --workdir, or take the change back (what"
+        f" may change in a run is {', '.join(CHANGEABLE)})."
+      )
+    before = read_json(workdir / "environment.json").get("data", {})
+    if before.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
+      raise UserError(
+        f"config.data.source is {config['data']['source']!r}, whose records are"
+        f" not those that the run in {str(workdir)!r} was begun with; a"
+        " curriculum would silently shift. Give another --workdir."
+      )
+  if jax.process_index() == 0:
+    write_json(workdir / "environment.json", describe(dataset))
+    write_json(path, present)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+  """Versions, devices, source revision and data of this process."""
+  return {
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "packages": {
+      name: importlib.metadata.version(name) for name in _PACKAGES.split()
+    },
+    "devices": [device.device_kind for device in jax.devices()],
+    "backend": jax.default_backend(),
+    "processes": jax.process_count(),
+    "revision": _revision(),
+    "data": {
+      "name": dataset.name,
+      "fingerprint": dataset.fingerprint,
+      "train": len(dataset.train.ids),
+      "validation": len(dataset.validation.ids),
+      "test": len(dataset.test.ids),
+    },
+  }
+
+
+def plain(tree: Any) -> Any:
+  """A tree as JSON has it: tuples become lists."""
+  if isinstance(tree, Mapping):
+    return {key: plain(value) for key, value in tree.items()}
+  if isinstance(tree, tuple | list):
+    return [plain(value) for value in tree]
+  return tree
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple]:
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      if path == "config" and key in CHANGEABLE:
+        continue
+      yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+  elif old != new:
+    yield path, old, new
+
+
+def _revision() -> str | None:
+  """The source's git revision, '+changes' where files differ from it."""
+  source = pathlib.Path(__file__).parent
+  git = ["git", "-C", str(source)]
+  try:
+    head = subprocess.run(
+      [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+    )
+    if head.returncode:
+      return None
+    changes = subprocess.run(
+      [*git, "status", "--porcelain", "--untracked-files=no"],
+      capture_output=True,
+      text=True,
+      timeout=10,
+    )
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

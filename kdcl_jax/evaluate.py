@@ -1,0 +1,89 @@
+"""A model's view of every record of a split, exact for any split size."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdcl_jax import metrics, pipeline, step
+from kdcl_jax.curriculum import local_rows
+from kdcl_jax.dataset import Split
+from kdcl_jax.parallel import Parallel
+
+
+class Evaluator:
+  """Runs one model over records, in evaluation mode, without augmentation.
+
+  The last batch is padded with weight 0, so that one compiled shape serves any
+  split. Results come back in the sequence of the ids, on every host.
+  """
+
+  def __init__(
+    self,
+    forward: step.Forward,
+    parallel: Parallel,
+    *,
+    batch_size: int,
+    scores: Mapping[str, Callable[..., jax.Array]] | None = None,
+  ):
+    """Compiles lazily, at the first call.
+
+    Args:
+      forward: the model's forward pass; see `kdcl_jax.step.forward_of`.
+      parallel: where to run.
+      batch_size: rows of the global batch; rounded up to the devices.
+      scores: further values for each record; see `kdcl_jax.step.record_body`.
+    """
+    self._parallel = parallel
+    self._batch_size = -(-batch_size // parallel.devices) * parallel.devices
+    self._run = parallel.partition(
+      step.record_body(forward, scores or {}), constants=1, row_outputs=True
+    )
+
+  def records(
+    self, variables: Any, split: Split, ids: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """One row for each record.
+
+    Args:
+      variables: the model's variables, on the devices.
+      split: where the records are.
+      ids: record ids, all of the split's where not given.
+
+    Returns:
+      Arrays [N]: `record_id`, `label` (observed), `readable`, `prediction`,
+      `confidence`, `loss`, and the scores.
+    """
+    ids = split.ids if ids is None else ids
+    plan, batches = pipeline.ordered(ids, self._batch_size)
+    rows = local_rows(
+      self._batch_size, jax.process_index(), jax.process_count()
+    )
+    local = lambda index: tuple(array[rows] for array in plan(index))
+    results, unreadable = [], []
+    for batch in pipeline.stream(split, local, 0, batches):
+      unreadable.append(batch["id"][batch["unreadable"]])
+      batch = self._parallel.put_batch(step.device_batch(batch))
+      results.append(self._run(variables, batch))
+    results = jax.device_get(results)
+    gathered = {
+      name: np.concatenate([r[name] for r in results])[: len(ids)]
+      for name in results[0]
+    }
+    return {
+      "record_id": ids,
+      "label": split.labels[ids],
+      "readable": ~np.isin(ids, np.concatenate(unreadable)),
+      **gathered,
+    }
+
+
+def readable(records: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The rows of the records that could be read."""
+  return {name: rows[records["readable"]] for name, rows in records.items()}
+
+
+def measure(records: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """`kdcl_jax.metrics.summary` of the records that could be read."""
+  return metrics.summary(readable(records))

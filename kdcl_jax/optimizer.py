@@ -1,0 +1,126 @@
+"""Optax optimizers and learning-rate schedules from a config section."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from kdcl_jax.config import OPTIMIZER, did_you_mean
+from kdcl_jax.errors import UserError
+
+# Those that take `weight_decay` apply it as their papers have it; for the rest
+# it is added to the gradient.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  "sgd": optax.sgd,
+  "adam": optax.adam,
+  "adamw": optax.adamw,
+  "nadam": optax.nadam,
+  "nadamw": optax.nadamw,
+  "radam": optax.radam,
+  "rmsprop": optax.rmsprop,
+  "adagrad": optax.adagrad,
+  "adabelief": optax.adabelief,
+  "adafactor": optax.adafactor,
+  "amsgrad": optax.amsgrad,
+  "lamb": optax.lamb,
+  "lars": optax.lars,
+  "lion": optax.lion,
+  "novograd": optax.novograd,
+  "yogi": optax.yogi,
+}
+
+
+def schedule(section: Mapping[str, Any], total_steps: int) -> optax.Schedule:
+  """The learning rate as a function of the step.
+
+  Args:
+    section: `config.<stage>.optimizer`; see `kdcl_jax.config.OPTIMIZER`.
+    total_steps: length of the stage.
+
+  Returns:
+    step -> learning rate. A warmup is linear from 0. `multistep` multiplies by
+    `factor` at each of the `boundaries`, which are shares of the stage.
+  """
+  options = section["schedule"]
+  peak = section["learning_rate"]
+  warmup = round(options["warmup"] * total_steps)
+  rest = max(total_steps - warmup, 1)
+  name = options["name"]
+  if name == "constant":
+    main = optax.constant_schedule(peak)
+  elif name == "cosine":
+    main = optax.cosine_decay_schedule(peak, rest, alpha=options["end"])
+  elif name == "linear":
+    main = optax.linear_schedule(peak, peak * options["end"], rest)
+  else:
+    main = optax.piecewise_constant_schedule(
+      peak,
+      {
+        round(share * total_steps) - warmup: options["factor"]
+        for share in options["boundaries"]
+      },
+    )
+  if not warmup:
+    return main
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, peak, warmup), main], [warmup]
+  )
+
+
+def build(
+  section: Mapping[str, Any], total_steps: int, *, path: str = "optimizer"
+) -> optax.GradientTransformation:
+  """The optimizer of a stage.
+
+  Weight decay leaves out biases and the scales of normalisation (every
+  parameter with fewer than two axes) unless `decay_all` is set.
+
+  Args:
+    section: `config.<stage>.optimizer`; keys that are not in
+      `kdcl_jax.config.OPTIMIZER` go to the optax function.
+    total_steps: length of the stage.
+    path: name of the section in messages.
+
+  Returns:
+    An optax transformation whose updates carry the learning rate.
+
+  Raises:
+    UserError: for an unknown optimizer or an argument that it does not take.
+  """
+  name = section["name"]
+  if name not in OPTIMIZERS:
+    raise UserError(
+      f"{path}.name is {name!r}, which is no optimizer"
+      f"{did_you_mean(name, OPTIMIZERS)}; valid are {', '.join(OPTIMIZERS)}."
+    )
+  factory = OPTIMIZERS[name]
+  parameters = inspect.signature(factory).parameters
+  arguments = {k: v for k, v in section.items() if k not in OPTIMIZER.fields}
+  for key in arguments:
+    if key not in parameters or key == "learning_rate":
+      raise UserError(
+        f"{path}.{key} is no field of the optimizer {name!r}"
+        f"{did_you_mean(key, [*parameters, *OPTIMIZER.fields])}; it takes"
+        f" {', '.join(p for p in parameters if p != 'learning_rate')}."
+      )
+  decay = section["weight_decay"]
+  mask = None if section["decay_all"] else _matrices
+  chain = []
+  if section["clip"]:
+    chain.append(optax.clip_by_global_norm(section["clip"]))
+  if decay and "weight_decay" in parameters:
+    arguments["weight_decay"] = decay
+    arguments["weight_decay_mask" if name == "lars" else "mask"] = mask
+  elif decay:
+    chain.append(optax.add_decayed_weights(decay, mask))
+  try:
+    chain.append(factory(schedule(section, total_steps), **arguments))
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{path}: optax.{name} says: {error}.") from error
+  return optax.chain(*chain)
+
+
+def _matrices(params: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

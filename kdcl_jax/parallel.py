@@ -1,0 +1,110 @@
+"""Devices: the mesh, where arrays live, and one step body in two modes.
+
+The body is written for a global batch. Under `jit` it sees the global batch and
+the compiler splits the work; under `shard_map` it sees one device's rows, gets
+`axis_name`, and sums over devices itself. Both agree to rounding, because every
+mean in the body is a sum over the global batch divided by another.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+  """A mesh and a mode.
+
+  Attributes:
+    mesh: one axis, 'data', over the devices in use.
+    mode: 'jit' or 'shard_map'.
+  """
+
+  mesh: Mesh
+  mode: str
+
+  @property
+  def axis_name(self) -> str | None:
+    """The axis over which a body sums, None where it sees everything."""
+    return DATA_AXIS if self.mode == "shard_map" else None
+
+  @property
+  def devices(self) -> int:
+    """Number of devices in use."""
+    return self.mesh.size
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def split(self) -> NamedSharding:
+    """The sharding of a batch, over its rows."""
+    return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+
+  def put(self, tree: Any) -> Any:
+    """A host tree as replicated device arrays (copies, safe to donate)."""
+    return jax.tree.map(
+      lambda leaf: jax.device_put(leaf, self.replicated, may_alias=False), tree
+    )
+
+  def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This host's rows of a batch as arrays over the global batch."""
+    if jax.process_count() == 1:
+      return jax.device_put(batch, self.split)
+    return jax.tree.map(
+      lambda rows: jax.make_array_from_process_local_data(self.split, rows),
+      batch,
+    )
+
+  def partition(
+    self,
+    body: Callable[..., Any],
+    *,
+    constants: int,
+    donate: bool = False,
+    row_outputs: bool = False,
+  ) -> Callable[..., Any]:
+    """Compiles a body for the mesh.
+
+    Args:
+      body: `body(*constants, batch)`; every array of the batch has the batch as
+        its first axis.
+      constants: how many leading arguments every device holds whole.
+      donate: whether the buffers of the first argument are given up.
+      row_outputs: whether the outputs have one row per example (they come back
+        whole on every device); otherwise they are the same on every device.
+
+    Returns:
+      The compiled function.
+    """
+    donated = (0,) if donate else ()
+    if self.mode == "jit":
+      return jax.jit(
+        body,
+        in_shardings=(self.replicated,) * constants + (self.split,),
+        out_shardings=self.replicated,
+        donate_argnums=donated,
+      )
+    specs = (PartitionSpec(),) * constants + (PartitionSpec(DATA_AXIS),)
+    out = PartitionSpec(DATA_AXIS) if row_outputs else PartitionSpec()
+    mapped = jax.shard_map(body, mesh=self.mesh, in_specs=specs, out_specs=out)
+    return jax.jit(
+      mapped, out_shardings=self.replicated, donate_argnums=donated
+    )
+
+
+def create(mode: str = "jit", devices: int = 0) -> Parallel:
+  """A `Parallel` over the first `devices` devices, all of them for 0."""
+  chosen = jax.devices()[: devices or None]
+  mesh = jax.make_mesh(
+    (len(chosen),), (DATA_AXIS,), (AxisType.Auto,), devices=chosen
+  )
+  return Parallel(mesh, mode)

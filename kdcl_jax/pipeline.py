@@ -1,0 +1,84 @@
+"""Batches of records for a range of steps, read ahead by Grain.
+
+A stream is built at a step and for a lesson, from a plan that says which rows
+each step has. It carries no state of its own: there is no iterator to save, and
+nothing of the next lesson's subset can leak into the present one.
+"""
+
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+
+from kdcl_jax.dataset import Split
+
+# step -> (record ids, visits, present), each [rows]
+Plan = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Augment = Callable[[dict, int], dict]
+
+
+def stream(
+  split: Split,
+  plan: Plan,
+  start: int,
+  stop: int,
+  *,
+  augment: Augment | None = None,
+  seed: int = 0,
+  threads: int = 2,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the batches of steps [start, stop) as dictionaries of arrays.
+
+  Args:
+    split: where the records come from.
+    plan: the rows of a step, a pure function.
+    start: the first step.
+    stop: the step after the last one.
+    augment: applied to each batch with `seed`; views are keyed by (seed, record
+      id, visit).
+    seed: the stage's seed.
+    threads: reader threads; 0 reads in the caller's thread.
+
+  Yields:
+    The records' arrays and `label` [rows], with `id` and `visit` (int64),
+    `weight` (float32, 0 for padding and unreadable records) and `unreadable`
+    (bool).
+  """
+
+  def batch(step: int) -> dict[str, np.ndarray]:
+    ids, visits, present = plan(step)
+    records, readable = split.fetch(ids)
+    rows = {
+      **records,
+      "id": ids,
+      "visit": visits,
+      "weight": (present & readable).astype(np.float32),
+      "unreadable": present & ~readable,
+    }
+    return augment(rows, seed) if augment else rows
+
+  steps = grain.MapDataset.range(start, stop).map(batch)
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=4 * threads
+  )
+  return iter(steps.to_iter_dataset(options))
+
+
+def ordered(ids: np.ndarray, batch_size: int) -> tuple[Plan, int]:
+  """A plan that visits ids once, in sequence, and its number of batches.
+
+  The last batch is filled up with the first id, not present.
+
+  Example:
+    >>> plan, batches = ordered(np.arange(5), 4)
+    >>> batches, plan(1)[2].tolist()
+    (2, [True, False, False, False])
+  """
+
+  def plan(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    position = step * batch_size + np.arange(batch_size)
+    present = position < len(ids)
+    rows = ids[np.where(present, position, 0)]
+    return rows, np.zeros(batch_size, np.int64), present
+
+  return plan, -(-len(ids) // batch_size)

@@ -1,0 +1,357 @@
+"""A run: its stages for each seed, the comparison, the report, the export."""
+
+import dataclasses
+import logging
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdcl_jax import (
+  dataset as datasets,
+)
+from kdcl_jax import (
+  difficulty,
+  environment,
+  evaluate,
+  export,
+  metrics,
+  models,
+  parallel,
+  report,
+  results,
+  score,
+  stages,
+  train,
+  validation,
+  weights,
+)
+from kdcl_jax.curriculum import stage_seed
+from kdcl_jax.tally import Totals
+from kdcl_jax.writers import write_bytes, write_json
+
+log = logging.getLogger(__name__)
+
+
+def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict:
+  """Does, or goes on with, the run that a config describes.
+
+  Args:
+    config: a resolved config; see `kdcl_jax.config.resolve`.
+    workdir: where everything goes; the same config and directory resume.
+
+  Returns:
+    What `results.json` holds.
+
+  Raises:
+    UserError: for a mistake in the config, before any device work.
+    train.Interrupted: after saving, when the process was asked to end.
+  """
+  validation.check(config)
+  seeds = range(config["seed"], config["seed"] + config["seeds"])
+  data = {seed: datasets.load(config["data"], seed=seed) for seed in seeds[:1]}
+  validation.check_data(config, data[seeds[0]])
+  with environment.only_process(workdir):
+    environment.record(config, workdir, data[seeds[0]])
+    interrupted = _on_termination()
+    devices = parallel.create(
+      config["parallel"]["mode"], config["parallel"]["devices"]
+    )
+    validation.check_devices(config, devices.devices)
+    for seed in seeds:
+      if seed not in data:
+        data = {seed: datasets.load(config["data"], seed=seed)}
+      _SeedRun(config, workdir, data[seed], devices, seed, interrupted).run()
+    compared = results.write(workdir, config["stages"], list(seeds))
+    if config["export"]:
+      export.student(workdir, config, data[seeds[-1]], compared)
+    report.write(
+      workdir,
+      config,
+      datasets.load(config["data"], seed=seeds[0]),
+      config["stages"],
+      list(seeds),
+    )
+  return compared
+
+
+def _on_termination() -> Any:
+  """Makes SIGTERM a wish that the loop asks for; returns the question."""
+  asked = []
+  signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  return lambda: bool(asked)
+
+
+@dataclasses.dataclass
+class _SeedRun:
+  """The stages of a run for one seed."""
+
+  config: Mapping[str, Any]
+  workdir: pathlib.Path
+  dataset: datasets.Dataset
+  parallel: parallel.Parallel
+  seed: int
+  interrupted: Any
+  _models: dict[str, train.Model] = dataclasses.field(default_factory=dict)
+
+  def directory(self, stage: str) -> pathlib.Path:
+    return self.workdir / stage / f"seed_{self.seed}"
+
+  def run(self) -> None:
+    for name in self.config["stages"]:
+      done = (self.directory(name) / "result.json").exists()
+      if not done:
+        self._stage(name)
+      if self.interrupted():
+        raise train.Interrupted
+
+  def _stage(self, name: str) -> None:
+    started = time.perf_counter()
+    section = self.config[name]
+    teachers = [self._model(teacher) for teacher in section["teachers"]]
+    table, scoring = self._table(name, section, teachers)
+    training = stages.training_of(
+      name,
+      section,
+      self.config,
+      self.dataset,
+      self.parallel,
+      seed=self.seed,
+      teachers=teachers,
+      difficulties=table,
+    )
+    outcome = None
+    variables = training.model.variables
+    if training.total_steps:
+      outcome = train.fit(training, self.parallel, self._outlet(name))
+      variables = outcome.variables
+    model = dataclasses.replace(training.model, variables=variables)
+    self._models[name] = model
+    weights.save(
+      self.directory(name) / "weights.safetensors",
+      jax.device_get(variables),
+      {"stage": name, "model": section["model"]["name"]},
+    )
+    self._result(name, section, training, model, outcome, scoring, started)
+
+  def _outlet(self, name: str) -> train.Outlet:
+    lead = jax.process_index() == 0
+    return train.Outlet(
+      directory=self.directory(name),
+      log_steps=self.config["log_steps"],
+      checkpoint_steps=self.config["checkpoint_steps"],
+      tensorboard=self.config["tensorboard"] and lead,
+      quiet=not lead,
+      interrupted=self.interrupted,
+    )
+
+  def _model(self, name: str) -> train.Model:
+    """The model of a stage that is done."""
+    if name not in self._models:
+      section = self.config[name] | {
+        "weights": str(self.directory(name) / "weights.safetensors")
+      }
+      self._models[name] = stages.model_of(
+        name,
+        section,
+        self.config["data"],
+        self.dataset,
+        self.parallel,
+        stage_seed(self.seed, name),
+      )
+    return self._models[name]
+
+  def _table(
+    self, name: str, section: Mapping[str, Any], teachers: list[train.Model]
+  ) -> tuple[np.ndarray | None, dict[str, int]]:
+    """The difficulties that a stage's order needs, and what they cost."""
+    options = section["curriculum"]["difficulty"]
+    if section["curriculum"]["order"] in ("none", "random"):
+      return None, {}
+    ids = self.dataset.train.ids
+    field = f"config.{name}.curriculum.difficulty"
+    if options["source"] == "file":
+      return score.load(options["path"], f"{field}.path").of(ids, field), {}
+    if options["source"] == "scorer":
+      table, _ = self._scored(options["score"])
+      return table.of(ids, field), table.provenance["ledger"]
+    table = score.by_models(
+      teachers,
+      self.dataset.train,
+      score=options["score"],
+      function=difficulty.SCORES[options["score"]],
+      parallel=self.parallel,
+      provenance={"fingerprint": self.dataset.fingerprint},
+    )
+    table.save(self._tables / f"{name}.npz")
+    cost = {"scoring_forwards": len(ids) * len(teachers)}
+    return table.of(ids, field), cost
+
+  @property
+  def _tables(self) -> pathlib.Path:
+    return self.workdir / "difficulty" / f"seed_{self.seed}"
+
+  def _scored(self, name: str) -> tuple[score.Table, score.Table]:
+    """The scorer's tables of the training and test records, made once."""
+    paths = [
+      self._tables / f"scorer_{name}{part}.npz" for part in ("", "_test")
+    ]
+    if all(path.exists() for path in paths):
+      return tuple(score.load(path, str(path)) for path in paths)
+    rows = 0
+    new = stages.scorer_trainings(
+      self.config, self.dataset, self.parallel, self.seed
+    )
+
+    def train_fold(split: datasets.Split, fold: int) -> train.Model:
+      nonlocal rows
+      log.info("scoring difficulty: fold %d", fold + 1)
+      training = new(split, fold)
+      outcome = train.fit(training, self.parallel)
+      rows += outcome.totals.rows
+      return dataclasses.replace(training.model, variables=outcome.variables)
+
+    section = self.config["scorer"]
+    tables = score.cross_fitted(
+      train_fold,
+      self.dataset,
+      count=section["folds"],
+      seed=self.seed,
+      score=name,
+      function=difficulty.SCORES[name],
+      parallel=self.parallel,
+      provenance={
+        "model": section["model"],
+        "steps": section["steps"],
+        "epochs": section["epochs"],
+        "fingerprint": self.dataset.fingerprint,
+      },
+    )
+    ledger = {
+      "scoring_forwards": len(self.dataset.train.ids),
+      "scoring_backwards": rows,
+    }
+    tables = tuple(
+      dataclasses.replace(t, provenance=t.provenance | {"ledger": ledger})
+      for t in tables
+    )
+    for table, path in zip(tables, paths, strict=True):
+      table.save(path)
+    return tables
+
+  def _test_difficulty(self) -> np.ndarray:
+    """By what the report sorts the test records: the scorer where there is one.
+
+    Otherwise the loss of the first stage's model, which is then also saved as
+    the training records' table.
+    """
+    test = self.dataset.test
+    made = sorted(self._tables.glob("scorer_*_test.npz"))
+    path = made[0] if made else self._tables / "first_stage_test.npz"
+    if not path.exists():
+      model = self._model(self.config["stages"][0])
+      for split, target in (
+        (test, path),
+        (self.dataset.train, self._tables / "first_stage.npz"),
+      ):
+        score.by_models(
+          [model],
+          split,
+          score="loss",
+          function=difficulty.SCORES["loss"],
+          parallel=self.parallel,
+          provenance={"fingerprint": self.dataset.fingerprint},
+        ).save(target)
+    return score.load(path, str(path)).of(test.ids, str(path))
+
+  def _result(
+    self,
+    name: str,
+    section: Mapping[str, Any],
+    training: train.Training,
+    model: train.Model,
+    outcome: train.Outcome | None,
+    scoring: Mapping[str, int],
+    started: float,
+  ) -> None:
+    """Evaluates the stage on validation and test and writes what is known."""
+    directory = self.directory(name)
+    test = self.dataset.test
+    evaluator = evaluate.Evaluator(
+      model.forward, self.parallel, batch_size=min(512, len(test.ids))
+    )
+    rows = evaluate.readable(evaluator.records(model.variables, test))
+    kept = ("record_id", "label", "prediction", "confidence", "loss")
+    write_bytes(
+      directory / "test_predictions.npz",
+      score.npz_bytes(**{key: rows[key] for key in kept}),
+    )
+    hard = dict(zip(test.ids, self._test_difficulty(), strict=True))
+    measured = metrics.summary(rows) | {
+      "agreement": {
+        teacher: metrics.agreement(
+          rows["prediction"], self._predictions(teacher, rows["record_id"])
+        )
+        for teacher in section["teachers"]
+      },
+      "accuracy_by_difficulty": metrics.accuracy_by_difficulty(
+        rows["prediction"] == rows["label"],
+        np.array([hard[record] for record in rows["record_id"]]),
+      ),
+    }
+    seen = evaluator.records(model.variables, self.dataset.validation)
+    totals = outcome.totals if outcome else Totals()
+    write_json(
+      directory / "result.json",
+      {
+        "stage": name,
+        "seed": self.seed,
+        "model": section["model"],
+        "teachers": list(section["teachers"]),
+        "trained": outcome is not None,
+        "parameters": models.parameter_count(model.variables),
+        "flops_per_example": flops_per_example(model, self.dataset.shape),
+        "steps": outcome.steps if outcome else 0,
+        "traces": outcome.traces if outcome else 0,
+        "train_seconds": totals.seconds,
+        "total_seconds": time.perf_counter() - started,
+        "final_fraction": outcome.course.fraction if outcome else 1.0,
+        "kept": section["keep"],
+        "unreadable": len(totals.unreadable),
+        "ledger": {
+          "example_forwards": totals.rows,
+          "example_backwards": totals.rows,
+          "teacher_forwards": totals.rows * len(section["teachers"]),
+          "validation_forwards": totals.validated,
+          "scoring_forwards": 0,
+          "scoring_backwards": 0,
+        }
+        | scoring,
+        "validation": evaluate.measure(seen),
+        "test": measured,
+      },
+    )
+
+  def _predictions(self, stage: str, ids: np.ndarray) -> np.ndarray:
+    path = self.directory(stage) / "test_predictions.npz"
+    with np.load(path, allow_pickle=False) as rows:
+      place = {record: i for i, record in enumerate(rows["record_id"])}
+      return rows["prediction"][[place[record] for record in ids]]
+
+
+def flops_per_example(model: train.Model, shape: tuple[int, ...]) -> float:
+  """FLOPs of a forward pass of one example, by XLA's cost analysis."""
+  batch = {
+    "image": jax.ShapeDtypeStruct((1, *shape), np.float32),
+    "weight": jax.ShapeDtypeStruct((1,), np.float32),
+  }
+  forward = jax.jit(lambda v, b: model.forward(v, b)[0]["logits"])
+  variables = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model.variables
+  )
+  cost = forward.lower(variables, batch).cost_analysis() or {}
+  return float(cost.get("flops", 0.0))

@@ -1,0 +1,172 @@
+"""From a section of the config to a training that `train.fit` can run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdcl_jax import (
+  augment,
+  controller,
+  difficulty,
+  models,
+  objective,
+  optimizer,
+  pacing,
+  step,
+  weights,
+)
+from kdcl_jax.curriculum import Curriculum, stage_seed
+from kdcl_jax.dataset import Dataset, Split
+from kdcl_jax.parallel import Parallel
+from kdcl_jax.train import Model, Training
+
+Section = Mapping[str, Any]
+
+
+def arguments(section: Section) -> dict[str, Any]:
+  """The further keys of a section that names a function: its arguments."""
+  return {key: value for key, value in section.items() if key != "name"}
+
+
+def total_steps(section: Section, records: int) -> int:
+  """The length of a stage in steps, from its `steps` or its `epochs`."""
+  if section["steps"]:
+    return section["steps"]
+  return round(section["epochs"] * -(-records // section["batch_size"]))
+
+
+def module_of(
+  section: Section, dataset: Dataset, parallel: Parallel, path: str
+) -> Any:
+  """The linen module of a stage."""
+  return models.build(
+    section["model"]["name"],
+    num_classes=dataset.num_classes,
+    dtype=np.dtype(section["precision"]),
+    axis_name=parallel.axis_name,
+    **arguments(section["model"]),
+  )
+
+
+def model_of(
+  name: str,
+  section: Section,
+  data: Section,
+  dataset: Dataset,
+  parallel: Parallel,
+  seed: int,
+) -> Model:
+  """A stage's model with its initial (or given) variables on the devices."""
+  path = f"config.{name}"
+  module = module_of(section, dataset, parallel, path)
+  example = np.zeros((1, *dataset.shape), np.float32)
+  key = jax.random.fold_in(jax.random.key(seed), 0)
+  variables = models.init(module, key, example)
+  if section["weights"]:
+    field = f"{path}.weights"
+    loaded = weights.load(section["weights"], field)
+    variables = weights.fit(loaded, jax.device_get(variables), field)
+  forward = step.forward_of(module, "image", data["mean"], data["std"])
+  return Model(name, forward, parallel.put(variables))
+
+
+def order_of(
+  section: Section, split: Split, values: np.ndarray | None, seed: int
+) -> np.ndarray:
+  """The order of a split's record ids, easiest first."""
+  kind = section["curriculum"]["order"]
+  if values is None:
+    values = np.zeros(len(split.ids))
+  return difficulty.order(values, kind=kind, ids=split.ids, seed=seed)
+
+
+def training_of(
+  name: str,
+  section: Section,
+  config: Section,
+  dataset: Dataset,
+  parallel: Parallel,
+  *,
+  seed: int,
+  teachers: Sequence[Model] = (),
+  difficulties: np.ndarray | None = None,
+  validation: bool = True,
+) -> Training:
+  """Everything that decides the outcome of a stage.
+
+  Args:
+    name: the stage's name.
+    section: its section of the resolved config.
+    config: the resolved config.
+    dataset: the data.
+    parallel: the devices.
+    seed: the run's seed; the stage derives its own.
+    teachers: the models that it learns from.
+    difficulties: [N] of `dataset.train.ids`, where its order needs them.
+    validation: whether the course looks at the validation split.
+
+  Returns:
+    The training.
+  """
+  path = f"config.{name}"
+  own_seed = stage_seed(seed, name)
+  course = section["curriculum"]
+  steps = total_steps(section, len(dataset.train.ids))
+  curriculum = Curriculum(
+    order=order_of(section, dataset.train, difficulties, own_seed),
+    controller=controller.build(
+      pacing_of(course["pacing"], f"{path}.curriculum.pacing"),
+      total_steps=steps,
+      lessons=course["lessons"],
+      validation_size=len(dataset.validation.ids),
+      options={name: course[name] for name in controller.OPTIONS},
+    ),
+    seed=own_seed,
+    batch_size=section["batch_size"],
+  )
+  data = config["data"]
+  return Training(
+    model=model_of(name, section, data, dataset, parallel, own_seed),
+    teachers=tuple(teachers),
+    terms=objective.build(
+      section["objective"], section["teachers"], path=f"{path}.objective"
+    ),
+    optimizer=optimizer.build(
+      section["optimizer"], steps, path=f"{path}.optimizer"
+    ),
+    schedule=optimizer.schedule(section["optimizer"], steps),
+    curriculum=curriculum,
+    train=dataset.train,
+    validation=dataset.validation if validation else None,
+    augment=augment.build(data["augment"]) if data["augment"] else None,
+    total_steps=steps,
+    ema=section["optimizer"]["ema"],
+    keep=section["keep"],
+  )
+
+
+def pacing_of(section: Section, path: str) -> controller.Pacing:
+  """The pacing function of a curriculum; see `kdcl_jax.pacing`."""
+  return pacing.PACINGS[section["name"]](**arguments(section))
+
+
+def scorer_trainings(
+  config: Section, dataset: Dataset, parallel: Parallel, seed: int
+) -> Any:
+  """A function from (split, fold) to the training of that fold's scorer."""
+
+  def training(split: Split, fold: int) -> Training:
+    return training_of(
+      "scorer",
+      config["scorer"],
+      config,
+      dataclasses.replace(dataset, train=split),
+      parallel,
+      seed=stage_seed(seed, f"scorer fold {fold}"),
+      validation=False,
+    )
+
+  return training

@@ -1,0 +1,80 @@
+"""What a training step changes: arrays only, so a checkpoint is the state."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step reads and writes.
+
+  Attributes:
+    step: int32, steps done.
+    seed: uint32, keys dropout.
+    params: the trained parameters.
+    batch_stats: the model's running statistics; {} where it has none.
+    opt_state: the optimizer's state.
+    ema: moving average of {'params', 'batch_stats'}; {} where it is off.
+    learning_rate_scale: float32 factor on the schedule, set by the course.
+    sums: metric name -> float32 (2,) sum and weight since the last log line.
+    bad_step: int32, the first step whose loss was not finite; -1 if none.
+  """
+
+  step: jax.Array
+  seed: jax.Array
+  params: Tree
+  batch_stats: Tree
+  opt_state: Tree
+  ema: Tree
+  learning_rate_scale: jax.Array
+  sums: dict[str, jax.Array]
+  bad_step: jax.Array
+
+  def variables(self) -> dict[str, Tree]:
+    """What the model is evaluated with: the moving average where it is on."""
+    if self.ema:
+      return self.ema
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(
+  variables: dict[str, Tree],
+  optimizer: optax.GradientTransformation,
+  metrics: tuple[str, ...],
+  *,
+  seed: int,
+  ema: bool,
+) -> TrainState:
+  """The state at step 0.
+
+  Args:
+    variables: the model's `params` and, where it has them, `batch_stats`.
+    optimizer: what will update the parameters.
+    metrics: names of the metrics that the step sums up.
+    seed: keys dropout, in [0, 2**32).
+    ema: whether a moving average of the variables is kept.
+
+  Returns:
+    A `TrainState`.
+  """
+  params = variables["params"]
+  batch_stats = variables.get("batch_stats", {})
+  # Copied: a donated buffer must not be reachable from two places.
+  average = {"params": params, "batch_stats": batch_stats} if ema else {}
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    seed=jnp.asarray(seed, jnp.uint32),
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, average),
+    learning_rate_scale=jnp.ones((), jnp.float32),
+    sums={name: jnp.zeros(2, jnp.float32) for name in metrics},
+    bad_step=jnp.full((), -1, jnp.int32),
+  )

@@ -1,0 +1,225 @@
+"""The step: one pure body for training, one for looking at records."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from kdcl_jax import models, objective
+from kdcl_jax.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Forward = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+
+
+def forward_of(
+  module: nn.Module,
+  input_name: str,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> Forward:
+  """The forward pass of a model from a batch as the pipeline delivers it.
+
+  Integer inputs are scaled to [0, 1]; then `(x - mean) / std` per channel.
+
+  Args:
+    module: the model.
+    input_name: the batch's key of the input.
+    mean: per channel, or empty for none.
+    std: per channel, or empty for none.
+
+  Returns:
+    `forward(variables, batch, train=False, rngs=None) -> (outputs,
+    batch_stats)`.
+  """
+
+  def forward(
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    train: bool = False,
+    rngs: Mapping[str, jax.Array] | None = None,
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    x = preprocess(batch[input_name], mean, std)
+    mask = batch["weight"] > 0
+    return models.forward(
+      module, variables, x, train=train, mask=mask, rngs=rngs
+    )
+
+  return forward
+
+
+def preprocess(
+  x: jax.Array, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> jax.Array:
+  """Scales an integer input to [0, 1] and standardises its channels.
+
+  Args:
+    x: [B, ...] or [B, H, W, C], any real type.
+    mean: C numbers (or 1), or () for 0.
+    std: C numbers (or 1), or () for 1.
+
+  Returns:
+    float32 of the same shape.
+
+  Example:
+    >>> import numpy as np
+    >>> preprocess(np.array([[255]], np.uint8), (0.5,), (0.5,)).tolist()
+    [[1.0]]
+  """
+  if jnp.issubdtype(x.dtype, jnp.integer):
+    x = jnp.asarray(x, jnp.float32) / 255.0
+  x = jnp.asarray(x, jnp.float32)
+  shape = (1,) * (x.ndim - 1) + (-1,)
+  if len(mean):
+    x = x - jnp.reshape(jnp.asarray(mean, jnp.float32), shape)
+  if len(std):
+    x = x / jnp.reshape(jnp.asarray(std, jnp.float32), shape)
+  return x
+
+
+def train_body(
+  forward: Forward,
+  terms: Sequence[objective.Term],
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  teachers: Sequence[Forward] = (),
+  total_steps: int,
+  ema: float = 0.0,
+  axis_name: str | None = None,
+  traced: Callable[[], None] = lambda: None,
+) -> Callable[[TrainState, Sequence[Any], Batch], tuple[TrainState, jax.Array]]:
+  """One training step as a pure function of the state and a batch.
+
+  Args:
+    forward: the model's forward pass.
+    terms: the objective.
+    optimizer: from `kdcl_jax.optimizer.build`.
+    schedule: the learning rate, for the logs.
+    teachers: forward passes of the teachers.
+    total_steps: length of the stage.
+    ema: decay of the moving average; 0 for none.
+    axis_name: the mesh axis under `shard_map`.
+    traced: called once for each trace.
+
+  Returns:
+    `body(state, teacher_variables, batch) -> (state, loss)`.
+  """
+
+  def body(
+    state: TrainState, teacher_variables: Sequence[Any], batch: Batch
+  ) -> tuple[TrainState, jax.Array]:
+    traced()
+    progress = state.step.astype(jnp.float32) / total_steps
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    if axis_name:
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    taught = [
+      jax.lax.stop_gradient(teach(variables, batch)[0])
+      for teach, variables in zip(teachers, teacher_variables, strict=True)
+    ]
+
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+      variables = {"params": params, "batch_stats": state.batch_stats}
+      outputs, stats = forward(
+        variables, batch, train=True, rngs={"dropout": key}
+      )
+      loss, values = objective.evaluate(
+        terms, outputs, taught, batch, progress, axis_name
+      )
+      return loss, (stats, values, outputs["logits"])
+
+    (loss, (stats, values, logits)), grads = jax.value_and_grad(
+      loss_of, has_aux=True
+    )(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(
+      lambda u: u * state.learning_rate_scale.astype(u.dtype), updates
+    )
+    params = optax.apply_updates(state.params, updates)
+    variables = {"params": params, "batch_stats": stats}
+    average = state.ema
+    if average:
+      average = jax.tree.map(
+        lambda a, v: ema * a + (1 - ema) * v, average, variables
+      )
+    weight = batch["weight"]
+    count = objective.all_sum(jnp.sum(weight), axis_name)
+    hits = objective.all_sum(
+      jnp.sum(weight * (jnp.argmax(logits, -1) == batch["label"])), axis_name
+    )
+    rate = schedule(state.step) * state.learning_rate_scale
+    measured = {
+      "loss": _weighed(loss, count),
+      "accuracy": jnp.stack([hits, count]),
+      "grad_norm": _weighed(optax.global_norm(grads), 1.0),
+      "learning_rate": _weighed(rate, 1.0),
+      **{f"terms/{k}": _weighed(v, count) for k, v in values.items()},
+    }
+    sums = {k: state.sums[k] + measured[k] for k in state.sums}
+    finite = jnp.isfinite(loss) & jnp.isfinite(measured["grad_norm"][0])
+    bad_step = jnp.where(
+      (state.bad_step < 0) & ~finite, state.step, state.bad_step
+    )
+    new = state.replace(
+      step=state.step + 1,
+      params=params,
+      batch_stats=stats,
+      opt_state=opt_state,
+      ema=average,
+      sums=sums,
+      bad_step=bad_step,
+    )
+    return new, loss
+
+  return body
+
+
+def metric_names(terms: Sequence[objective.Term]) -> tuple[str, ...]:
+  """The names of what `train_body` sums up."""
+  names = ("loss", "accuracy", "grad_norm", "learning_rate")
+  return names + tuple(f"terms/{term.name}" for term in terms)
+
+
+def _weighed(value: Any, weight: Any) -> jax.Array:
+  return jnp.stack(
+    [jnp.asarray(value, jnp.float32) * weight, jnp.asarray(weight, jnp.float32)]
+  )
+
+
+def record_body(
+  forward: Forward, scores: Mapping[str, Callable[..., jax.Array]]
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+  """What a model makes of each record of a batch, in evaluation mode.
+
+  Args:
+    forward: the model's forward pass.
+    scores: name -> function of (logits [B, K], labels [B]) giving [B].
+
+  Returns:
+    `body(variables, batch)` -> arrays [B]: `prediction`, `confidence` (the
+    largest probability), `loss` (cross-entropy), and the scores.
+  """
+
+  def body(variables: Any, batch: Batch) -> dict[str, jax.Array]:
+    logits = forward(variables, batch)[0]["logits"]
+    labels = batch["label"]
+    log_p = jax.nn.log_softmax(logits)
+    loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    return {
+      "prediction": jnp.argmax(logits, -1),
+      "confidence": jnp.exp(jnp.max(log_p, -1)),
+      "loss": loss,
+      **{name: score(logits, labels) for name, score in scores.items()},
+    }
+
+  return body
+
+
+def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """The arrays of a batch that a device needs: not `visit`, `unreadable`."""
+  return {k: v for k, v in batch.items() if k not in ("visit", "unreadable")}

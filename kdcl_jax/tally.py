@@ -1,0 +1,145 @@
+"""Running sums of a stage: fetched one interval late, so no step waits."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdcl_jax.errors import UserError
+from kdcl_jax.state import TrainState
+
+
+@jax.jit
+def _taken(state: TrainState) -> tuple[dict[str, jax.Array], jax.Array]:
+  copies = jax.tree.map(jnp.copy, (state.sums, state.bad_step))
+  return copies[0], copies[1]
+
+
+@dataclasses.dataclass
+class Totals:
+  """What has been counted on the host, as saved in a checkpoint.
+
+  Attributes:
+    rows: records trained on so far (the example-backwards of the ledger).
+    validated: records evaluated on the validation split so far.
+    seconds: time spent in the stage so far.
+    unreadable: record ids that could not be read.
+    lesson_hits, lesson_rows: for the training accuracy of the present lesson.
+  """
+
+  rows: int = 0
+  validated: int = 0
+  seconds: float = 0.0
+  unreadable: list[int] = dataclasses.field(default_factory=list)
+  lesson_hits: float = 0.0
+  lesson_rows: float = 0.0
+
+  def count(self, batch: dict[str, np.ndarray]) -> None:
+    """Counts the rows of a batch."""
+    self.rows += int(batch["weight"].sum())
+    if batch["unreadable"].any():
+      seen = set(self.unreadable)
+      seen.update(batch["id"][batch["unreadable"]].tolist())
+      self.unreadable = sorted(seen)
+
+
+class Tally:
+  """Takes the sums of the steps off the device and makes log lines of them."""
+
+  def __init__(self, totals: Totals, name: str, emit: Callable[[dict], None]):
+    """Starts with what a checkpoint knew.
+
+    Args:
+      totals: changed in place.
+      name: the stage's name, for messages.
+      emit: what is done with a log line.
+    """
+    self.totals = totals
+    self._name = name
+    self._emit = emit
+    self._interval: dict[str, np.ndarray] = {}
+    self._pending: tuple | None = None
+    self._clock = time.perf_counter()
+    self._logged = (self._clock, totals.rows)
+
+  def take(
+    self, state: TrainState, zeros: dict, note: dict | None = None
+  ) -> TrainState:
+    """Takes the sums from the state, which goes on with zeros.
+
+    They are fetched by the next `take` or `drain`, when the device has long
+    computed them.
+
+    Args:
+      state: the present state.
+      zeros: the sums that it goes on with, on the devices.
+      note: what a log line says besides, where an interval ends here.
+
+    Returns:
+      The state to go on with.
+    """
+    self.drain()
+    if note is not None:
+      now = time.perf_counter()
+      seconds = max(now - self._logged[0], 1e-9)
+      rate = (self.totals.rows - self._logged[1]) / seconds
+      self._logged = (now, self.totals.rows)
+      note = note | {"examples_per_second": rate}
+    self._pending = (_taken(state), note)
+    return state.replace(sums=zeros)
+
+  def drain(self) -> None:
+    """Fetches what was taken before, and emits its line if it ends an interval.
+
+    Raises:
+      UserError: where the loss or the gradient was not finite.
+    """
+    if self._pending is None:
+      return
+    arrays, note = self._pending
+    self._pending = None
+    sums, bad_step = jax.device_get(arrays)
+    if bad_step >= 0:
+      raise UserError(
+        f"the loss or its gradient became NaN or infinite in stage"
+        f" {self._name!r} at step {int(bad_step)}; the last good checkpoint is"
+        " kept. A lower learning rate"
+        f" (config.{self._name}.optimizer.learning_rate) or gradient clipping"
+        f" (config.{self._name}.optimizer.clip) usually cures it."
+      )
+    for name, value in sums.items():
+      value = value.astype(np.float64)
+      self._interval[name] = self._interval.get(name, 0.0) + value
+    self.totals.lesson_hits += float(sums["accuracy"][0])
+    self.totals.lesson_rows += float(sums["accuracy"][1])
+    if note is not None:
+      self._emit({"kind": "train", **note, **self._means()})
+
+  def _means(self) -> dict:
+    means = {
+      name: float(value[0] / max(value[1], 1e-12))
+      for name, value in self._interval.items()
+    }
+    self._interval = {}
+    terms = {
+      name.removeprefix("terms/"): means.pop(name)
+      for name in list(means)
+      if name.startswith("terms/")
+    }
+    return means | {"terms": terms}
+
+  def lesson_accuracy(self) -> float:
+    """Training accuracy over the lesson that ends; starts the next."""
+    accuracy = self.totals.lesson_hits / max(self.totals.lesson_rows, 1.0)
+    self.totals.lesson_hits = self.totals.lesson_rows = 0.0
+    return accuracy
+
+  def facts(self) -> dict:
+    """The totals for a checkpoint, time included."""
+    now = time.perf_counter()
+    self.totals.seconds += now - self._clock
+    self._clock = now
+    return dataclasses.asdict(self.totals)

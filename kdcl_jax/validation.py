@@ -1,0 +1,293 @@
+"""Checks of a config that need more than one of its fields, in sentences.
+
+Everything here happens before any device work: models and objectives are only
+traced, on shapes.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdcl_jax import (
+  augment,
+  difficulty,
+  models,
+  objective,
+  optimizer,
+  pacing,
+  stages,
+  step,
+  weights,
+)
+from kdcl_jax.config import did_you_mean
+from kdcl_jax.curriculum import active_count
+from kdcl_jax.dataset import Dataset
+from kdcl_jax.errors import UserError
+
+Section = Mapping[str, Any]
+
+
+def check(config: Section) -> None:
+  """What can be known without the data.
+
+  Args:
+    config: a resolved config.
+
+  Raises:
+    UserError: for the first mistake.
+  """
+  names = config["stages"]
+  if config["export"] and config["export"] not in names:
+    raise UserError(
+      f"config.export is {config['export']!r}, which is no stage"
+      f"{did_you_mean(config['export'], names)}; the stages are"
+      f" {', '.join(names)}, and '' exports none."
+    )
+  if config["data"]["augment"]:
+    augment.build(config["data"]["augment"])
+  for place, name in enumerate(names):
+    _check_stage(name, config[name], names[:place], names)
+    if _uses_scorer(config[name]):
+      _check_stage("scorer", config["scorer"], (), ())
+
+
+def _uses_scorer(section: Section) -> bool:
+  curriculum = section["curriculum"]
+  ordered = curriculum["order"] in ("curriculum", "anti")
+  return ordered and curriculum["difficulty"]["source"] == "scorer"
+
+
+def _check_stage(
+  name: str, section: Section, earlier: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+  path = f"config.{name}"
+  for teacher in section["teachers"]:
+    if teacher not in earlier:
+      late = teacher in names
+      why = "does not come before it" if late else "is no stage"
+      raise UserError(
+        f"{path}.teachers names {teacher!r}, which {why}"
+        f"{'' if late else did_you_mean(teacher, earlier)}; the earlier stages"
+        f" are {', '.join(earlier) or 'none'}."
+      )
+  _check_length(section, path)
+  if len(set(section["teachers"])) < len(section["teachers"]):
+    raise UserError(
+      f"{path}.teachers is {section['teachers']!r}, expected different names."
+    )
+  objective.build(
+    section["objective"], section["teachers"], path=f"{path}.objective"
+  )
+  optimizer.build(section["optimizer"], 1000, path=f"{path}.optimizer")
+  _check_curriculum(section, f"{path}.curriculum")
+
+
+def _check_length(section: Section, path: str) -> None:
+  given = [key for key in ("steps", "epochs") if section[key]]
+  if len(given) == 2:
+    raise UserError(
+      f"{path}.steps is {section['steps']} and {path}.epochs is"
+      f" {section['epochs']}, expected only one of them."
+    )
+  if not given and not section["weights"]:
+    raise UserError(
+      f"{path}.steps is 0 and so is {path}.epochs: give one of them, or the"
+      f" weights of a trained model in {path}.weights."
+    )
+
+
+def _check_curriculum(section: Section, path: str) -> None:
+  curriculum = section["curriculum"]
+  options = curriculum["difficulty"]
+  factory = named(
+    pacing.PACINGS, curriculum["pacing"]["name"], f"{path}.pacing.name"
+  )
+  called(factory, curriculum["pacing"], f"{path}.pacing")
+  named(difficulty.SCORES, options["score"], f"{path}.difficulty.score")
+  if curriculum["order"] in ("none", "random"):
+    return
+  if options["source"] == "teacher" and not section["teachers"]:
+    raise UserError(
+      f"{path}.difficulty.source is 'teacher', but the stage has no teacher;"
+      " expected 'scorer' or 'file', or a name in its teachers."
+    )
+  if options["source"] == "file" and not options["path"]:
+    raise UserError(
+      f"{path}.difficulty.path is '', expected the .npz file of a table of"
+      " difficulties, since difficulty.source is 'file'."
+    )
+
+
+def named(table: Mapping[str, Any], name: str, path: str) -> Any:
+  """The entry of a visible table, or a sentence with the names it has."""
+  if name not in table:
+    raise UserError(
+      f"{path} is {name!r}, which does not exist{did_you_mean(name, table)};"
+      f" valid are {', '.join(table)}."
+    )
+  return table[name]
+
+
+def called(factory: Callable[..., Any], section: Section, path: str) -> Any:
+  """Calls a factory with a section's arguments, or says what it takes."""
+  parameters = inspect.signature(factory).parameters
+  arguments = stages.arguments(section)
+  for key in arguments:
+    if key not in parameters:
+      raise UserError(
+        f"{path}.{key} is no field of {section['name']!r}"
+        f"{did_you_mean(key, parameters)}; it takes"
+        f" {', '.join(parameters) or 'none'}."
+      )
+  try:
+    return factory(**arguments)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{path} ({section['name']!r}): {error}") from error
+
+
+def check_data(config: Section, dataset: Dataset) -> None:
+  """What can be known once the data is: sizes, shapes, classes, taps.
+
+  Args:
+    config: a resolved config that `check` has passed.
+    dataset: its data.
+
+  Raises:
+    UserError: for the first mistake.
+  """
+  data = config["data"]
+  channels = dataset.shape[-1] if dataset.shape else 1
+  for field in ("mean", "std"):
+    numbers = data[field]
+    if len(numbers) not in (0, 1, channels):
+      raise UserError(
+        f"config.data.{field} has {len(numbers)} numbers, expected"
+        f" {channels}, one for each channel of {dataset.name!r}, or one."
+      )
+  outputs: dict[str, Any] = {}
+  for name in config["stages"]:
+    section = config[name]
+    outputs[name] = _outputs(name, section, data, dataset)
+    _check_sizes(name, section, dataset)
+    _check_shapes(name, section, outputs, dataset)
+  if any(_uses_scorer(config[name]) for name in config["stages"]):
+    _outputs("scorer", config["scorer"], data, dataset)
+
+
+def _check_sizes(name: str, section: Section, dataset: Dataset) -> None:
+  path = f"config.{name}"
+  records = len(dataset.train.ids)
+  if section["batch_size"] > records:
+    raise UserError(
+      f"{path}.batch_size is {section['batch_size']}, more than the {records}"
+      " training records."
+    )
+  course = stages.pacing_of(section["curriculum"]["pacing"], path)
+  grid = np.linspace(0.0, 1.0, 1001)
+  highest = float(np.max(np.asarray(course(grid))))
+  reached = active_count(highest, records)
+  if reached < section["batch_size"]:
+    raise UserError(
+      f"{path}.curriculum.pacing never reaches a batch: its highest fraction,"
+      f" {highest:.4g}, makes {reached} of {records} records active, and the"
+      f" batch size is {section['batch_size']}; give a higher end or a smaller"
+      " batch."
+    )
+
+
+def _outputs(
+  name: str, section: Section, data: Section, dataset: Dataset
+) -> Any:
+  """The shapes of a model's outputs for a batch of two; checks its weights."""
+  path = f"config.{name}"
+  arguments = stages.arguments(section["model"])
+  module = models.build(
+    section["model"]["name"],
+    num_classes=dataset.num_classes,
+    dtype=np.dtype(section["precision"]),
+    **arguments,
+  )
+  batch = {
+    "image": jax.ShapeDtypeStruct((2, *dataset.shape), np.float32),
+    "weight": jax.ShapeDtypeStruct((2,), np.float32),
+  }
+  forward = step.forward_of(module, "image", data["mean"], data["std"])
+  example = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
+  try:
+    variables = jax.eval_shape(
+      lambda key, x: models.init(module, key, x), jax.random.key(0), example
+    )
+    outputs = jax.eval_shape(forward, variables, batch)[0]
+  except UserError:
+    raise
+  except Exception as error:  # whatever a module raises on these shapes
+    raise UserError(
+      f"{path}.model ({section['model']['name']!r}) cannot take inputs of shape"
+      f" {dataset.shape} from {dataset.name!r}: {type(error).__name__}:"
+      f" {str(error).strip().splitlines()[0]}"
+    ) from error
+  if outputs["logits"].shape != (2, dataset.num_classes):
+    raise UserError(
+      f"{path}.model ({section['model']['name']!r}) gives logits of shape"
+      f" {outputs['logits'].shape[1:]} for each record, but {dataset.name!r} has"
+      f" {dataset.num_classes} classes."
+    )
+  if section["weights"]:
+    field = f"{path}.weights"
+    loaded = weights.load(section["weights"], field)
+    weights.fit(loaded, variables, field, classes=dataset.num_classes)
+  return outputs
+
+
+def _check_shapes(
+  name: str, section: Section, outputs: Section, dataset: Dataset
+) -> None:
+  """Traces the objective, which finds unknown taps and misfitting shapes."""
+  path = f"config.{name}.objective"
+  terms = objective.build(section["objective"], section["teachers"], path=path)
+  batch = {
+    "label": jax.ShapeDtypeStruct((2,), np.int32),
+    "weight": jax.ShapeDtypeStruct((2,), np.float32),
+  }
+  taught = [outputs[teacher] for teacher in section["teachers"]]
+  for term in terms:
+    try:
+      jax.eval_shape(
+        lambda s, t, b, term=term: objective.evaluate([term], s, t, b, 0.0),
+        outputs[name],
+        taught,
+        batch,
+      )
+    except UserError as error:
+      raise UserError(f"{path}.{term.name}: {error}") from error
+    except Exception as error:  # a loss says what does not fit
+      raise UserError(
+        f"{path}.{term.name} does not fit its arrays:"
+        f" {str(error).strip().splitlines()[0]}"
+      ) from error
+
+
+def check_devices(config: Section, devices: int) -> None:
+  """Whether every batch can be split over the devices.
+
+  Raises:
+    UserError: where one cannot, or more devices are asked for than there are.
+  """
+  wanted = config["parallel"]["devices"]
+  if wanted > devices:
+    raise UserError(
+      f"config.parallel.devices is {wanted}, but there are only {devices}."
+    )
+  names = list(config["stages"])
+  if any(_uses_scorer(config[name]) for name in names):
+    names.append("scorer")
+  for name in names:
+    size = config[name]["batch_size"]
+    if size % devices:
+      raise UserError(
+        f"config.{name}.batch_size is {size}, which cannot be divided among"
+        f" {devices} devices; expected a multiple of {devices}."
+      )

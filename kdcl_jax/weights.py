@@ -1,0 +1,118 @@
+"""Weights as files: safetensors, named by their path in the variables."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from kdcl_jax import checkpoint
+from kdcl_jax.errors import UserError
+from kdcl_jax.writers import write_bytes
+
+
+def save(
+  path: pathlib.Path, variables: Mapping[str, Any], facts: Mapping[str, str]
+) -> None:
+  """Writes variables to a safetensors file, whole or not at all.
+
+  Args:
+    path: the file.
+    variables: nested dictionaries of host arrays.
+    facts: texts for the file's header. The same variables and facts give the
+      same bytes.
+  """
+  flat = traverse_util.flatten_dict(dict(variables), sep="/")
+  arrays = {name: np.ascontiguousarray(a) for name, a in sorted(flat.items())}
+  write_bytes(path, safetensors.numpy.save(arrays, dict(facts)))
+
+
+def load(path: str | pathlib.Path, field: str) -> dict[str, Any]:
+  """Reads variables from a file or directory.
+
+  Args:
+    path: a `.safetensors` file as written by `save`, a stage's directory of an
+      earlier run, or the directory of its Orbax checkpoints.
+    field: the config field that names it, for messages.
+
+  Returns:
+    Nested dictionaries of host arrays: `params` and perhaps `batch_stats`.
+
+  Raises:
+    UserError: where there is nothing to read.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.exists():
+    raise UserError(f"{field} is {str(path)!r}, which does not exist.")
+  if path.is_dir():
+    if (path / "weights.safetensors").exists():
+      path = path / "weights.safetensors"
+    else:
+      folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+      variables = checkpoint.latest_variables(folder)
+      if variables is None:
+        raise UserError(
+          f"{field} is {str(path)!r}, which holds neither weights.safetensors"
+          " nor a checkpoint; give a .safetensors file, a stage's directory of"
+          " an earlier run, or the directory of its checkpoints."
+        )
+      return variables
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    raise UserError(
+      f"{field} is {str(path)!r}, which is no readable safetensors file"
+      f" ({error})."
+    ) from error
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def fit(
+  variables: Mapping[str, Any],
+  like: Mapping[str, Any],
+  field: str,
+  *,
+  classes: int = 0,
+) -> dict[str, Any]:
+  """Checks loaded variables against a model's, name by name.
+
+  Args:
+    variables: from `load`.
+    like: the model's initial variables.
+    field: the config field that named the file.
+    classes: number of classes of the data, to say so where it differs.
+
+  Returns:
+    The variables, cast to the model's types.
+
+  Raises:
+    UserError: naming every missing, unused and misshapen array.
+  """
+  have = traverse_util.flatten_dict(dict(variables), sep="/")
+  want = traverse_util.flatten_dict(dict(like), sep="/")
+  complaints = [f"{name} is missing" for name in sorted(want.keys() - have)]
+  complaints += [f"{name} has no use" for name in sorted(have.keys() - want)]
+  complaints += [
+    f"{name} has shape {have[name].shape}, the model's {want[name].shape}"
+    for name in sorted(have.keys() & want)
+    if have[name].shape != want[name].shape
+  ]
+  other = {
+    have[name].shape[-1]
+    for name in have.keys() & want
+    if have[name].shape != want[name].shape
+    and have[name].shape[:-1] == want[name].shape[:-1]
+    and want[name].shape[-1] == classes
+  }
+  if len(other) == 1:
+    complaints.insert(
+      0, f"it has {other.pop()} classes and the data has {classes}"
+    )
+  if complaints:
+    raise UserError(f"{field} does not fit the model: {'; '.join(complaints)}.")
+  return traverse_util.unflatten_dict(
+    {name: np.asarray(have[name], want[name].dtype) for name in want}, sep="/"
+  )
