@@ -232,7 +232,7 @@ def _outputs(
   if outputs["logits"].shape != (2, dataset.num_classes):
     raise UserError(
       f"{path}.model ({section['model']['name']!r}) gives logits of shape"
-      f" {outputs['logits'].shape[1:]} for each record, but {dataset.name!r} has"
+      f" {outputs['logits'].shape[1:]} a record, but {dataset.name!r} has"
       f" {dataset.num_classes} classes."
     )
   if section["weights"]:
