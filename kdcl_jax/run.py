@@ -250,13 +250,17 @@ class _SeedRun:
     the training records' table.
     """
     test = self.dataset.test
-    made = sorted(self._tables.glob("scorer_*_test.npz"))
-    path = made[0] if made else self._tables / "first_stage_test.npz"
+    for name in self.config["stages"]:
+      section = self.config[name]
+      if validation.uses_scorer(section):
+        options = section["curriculum"]["difficulty"]
+        return self._scored(options["score"])[1].of(test.ids, name)
+    path = self._tables / "first_stage_test.npz"
     if not path.exists():
       model = self._model(self.config["stages"][0])
       for split, target in (
-        (test, path),
         (self.dataset.train, self._tables / "first_stage.npz"),
+        (test, path),
       ):
         score.by_models(
           [model],

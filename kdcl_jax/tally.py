@@ -11,11 +11,14 @@ import numpy as np
 from kdcl_jax.errors import UserError
 from kdcl_jax.state import TrainState
 
+Sums = dict[str, jax.Array]
+
 
 @jax.jit
-def _taken(state: TrainState) -> tuple[dict[str, jax.Array], jax.Array]:
-  copies = jax.tree.map(jnp.copy, (state.sums, state.bad_step))
-  return copies[0], copies[1]
+def _taken(sums: Sums, bad_step: jax.Array) -> tuple[Sums, jax.Array, Sums]:
+  """Copies, which outlive the donation of the state, and new zeros."""
+  copies = jax.tree.map(jnp.copy, sums)
+  return copies, jnp.copy(bad_step), jax.tree.map(jnp.zeros_like, sums)
 
 
 @dataclasses.dataclass
@@ -65,9 +68,7 @@ class Tally:
     self._clock = time.perf_counter()
     self._logged = (self._clock, totals.rows)
 
-  def take(
-    self, state: TrainState, zeros: dict, note: dict | None = None
-  ) -> TrainState:
+  def take(self, state: TrainState, note: dict | None = None) -> TrainState:
     """Takes the sums from the state, which goes on with zeros.
 
     They are fetched by the next `take` or `drain`, when the device has long
@@ -75,7 +76,6 @@ class Tally:
 
     Args:
       state: the present state.
-      zeros: the sums that it goes on with, on the devices.
       note: what a log line says besides, where an interval ends here.
 
     Returns:
@@ -88,7 +88,8 @@ class Tally:
       rate = (self.totals.rows - self._logged[1]) / seconds
       self._logged = (now, self.totals.rows)
       note = note | {"examples_per_second": rate}
-    self._pending = (_taken(state), note)
+    sums, bad_step, zeros = _taken(state.sums, state.bad_step)
+    self._pending = ((sums, bad_step), note)
     return state.replace(sums=zeros)
 
   def drain(self) -> None:

@@ -177,7 +177,6 @@ class _Loop:
       training.keep == "best" or controller.freeze["on"]
     )
     names = step.metric_names(training.terms)
-    self.zeros = parallel.put({n: np.zeros(2, np.float32) for n in names})
     self.state = parallel.put(
       state.create(
         training.model.variables,
@@ -245,7 +244,7 @@ class _Loop:
       else:
         self.course = self.curriculum.controller.update(self.course, 0.0)
       self._save(self.step - self.saved >= self._checkpoint_steps())
-    self.state = self.tally.take(self.state, self.zeros)
+    self.state = self.tally.take(self.state)
     self.tally.drain()
     self.tally.facts()
     variables = self.state.variables()
@@ -288,7 +287,7 @@ class _Loop:
 
   def _look(self) -> None:
     """Evaluates, lets the course decide, and does what it says."""
-    self.state = self.tally.take(self.state, self.zeros)
+    self.state = self.tally.take(self.state)
     validation = self.training.validation
     records = self.evaluator.records(self.state.variables(), validation)
     self.tally.totals.validated += len(validation.ids)
@@ -332,7 +331,6 @@ class _Loop:
     fraction = self.curriculum.controller.fraction(self.course, self.step - 1)
     self.state = self.tally.take(
       self.state,
-      self.zeros,
       {
         "step": self.step,
         "fraction": fraction,
@@ -346,7 +344,7 @@ class _Loop:
   def _save(self, due: bool) -> None:
     if not due or self.checkpoints is None:
       return
-    self.state = self.tally.take(self.state, self.zeros)
+    self.state = self.tally.take(self.state)
     self.tally.drain()  # a state that is not finite is never saved
     self.checkpoints.save(
       self.step,

@@ -50,11 +50,12 @@ def check(config: Section) -> None:
     augment.build(config["data"]["augment"])
   for place, name in enumerate(names):
     _check_stage(name, config[name], names[:place], names)
-    if _uses_scorer(config[name]):
+    if uses_scorer(config[name]):
       _check_stage("scorer", config["scorer"], (), ())
 
 
-def _uses_scorer(section: Section) -> bool:
+def uses_scorer(section: Section) -> bool:
+  """Whether a stage's order needs the scorer's difficulties."""
   curriculum = section["curriculum"]
   ordered = curriculum["order"] in ("curriculum", "anti")
   return ordered and curriculum["difficulty"]["source"] == "scorer"
@@ -173,7 +174,7 @@ def check_data(config: Section, dataset: Dataset) -> None:
     outputs[name] = _outputs(name, section, data, dataset)
     _check_sizes(name, section, dataset)
     _check_shapes(name, section, outputs, dataset)
-  if any(_uses_scorer(config[name]) for name in config["stages"]):
+  if any(uses_scorer(config[name]) for name in config["stages"]):
     _outputs("scorer", config["scorer"], data, dataset)
 
 
@@ -282,7 +283,7 @@ def check_devices(config: Section, devices: int) -> None:
       f"config.parallel.devices is {wanted}, but there are only {devices}."
     )
   names = list(config["stages"])
-  if any(_uses_scorer(config[name]) for name in names):
+  if any(uses_scorer(config[name]) for name in names):
     names.append("scorer")
   for name in names:
     size = config[name]["batch_size"]
