@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdcl_jax import schedules
+from kdcl_jax import lookup, schedules
 from kdcl_jax.config import did_you_mean
 from kdcl_jax.errors import UserError
 from kdcl_jax.losses import LOSSES
@@ -98,12 +98,7 @@ def _term(name: str, fields: Any, teachers: Sequence[str], path: str) -> Term:
       f"{path} is {fields!r}, expected a section like dict(coefficient=1.0)."
     )
   loss_name = fields.get("loss", name)
-  if loss_name not in LOSSES:
-    raise UserError(
-      f"{path} names the loss {loss_name!r}, which does not exist"
-      f"{did_you_mean(loss_name, LOSSES)}; valid are {', '.join(LOSSES)}."
-    )
-  loss = LOSSES[loss_name]
+  loss = lookup.find(LOSSES, loss_name, f"{path}.loss")
   parameters = inspect.signature(loss).parameters
   arrays = tuple(
     p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from kdcl_jax import lookup
 from kdcl_jax.config import OPTIMIZER, did_you_mean
 from kdcl_jax.errors import UserError
 
@@ -90,12 +91,7 @@ def build(
     UserError: for an unknown optimizer or an argument that it does not take.
   """
   name = section["name"]
-  if name not in OPTIMIZERS:
-    raise UserError(
-      f"{path}.name is {name!r}, which is no optimizer"
-      f"{did_you_mean(name, OPTIMIZERS)}; valid are {', '.join(OPTIMIZERS)}."
-    )
-  factory = OPTIMIZERS[name]
+  factory = lookup.find(OPTIMIZERS, name, f"{path}.name")
   parameters = inspect.signature(factory).parameters
   arguments = {k: v for k, v in section.items() if k not in OPTIMIZER.fields}
   for key in arguments:

@@ -15,7 +15,6 @@ from kdcl_jax import (
   dataset as datasets,
 )
 from kdcl_jax import (
-  difficulty,
   environment,
   evaluate,
   export,
@@ -183,7 +182,7 @@ class _SeedRun:
       teachers,
       self.dataset.train,
       score=options["score"],
-      function=difficulty.SCORES[options["score"]],
+      function=stages.score_of(options["score"], field),
       parallel=self.parallel,
       provenance={"fingerprint": self.dataset.fingerprint},
     )
@@ -222,7 +221,7 @@ class _SeedRun:
       count=section["folds"],
       seed=self.seed,
       score=name,
-      function=difficulty.SCORES[name],
+      function=stages.score_of(name, "config.scorer"),
       parallel=self.parallel,
       provenance={
         "model": section["model"],
@@ -266,7 +265,7 @@ class _SeedRun:
           [model],
           split,
           score="loss",
-          function=difficulty.SCORES["loss"],
+          function=stages.score_of("loss", "loss"),
           parallel=self.parallel,
           provenance={"fingerprint": self.dataset.fingerprint},
         ).save(target)

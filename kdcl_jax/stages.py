@@ -1,7 +1,7 @@
 """From a section of the config to a training that `train.fit` can run."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from kdcl_jax import (
   augment,
   controller,
   difficulty,
+  lookup,
   models,
   objective,
   optimizer,
@@ -150,7 +151,13 @@ def training_of(
 
 def pacing_of(section: Section, path: str) -> controller.Pacing:
   """The pacing function of a curriculum; see `kdcl_jax.pacing`."""
-  return pacing.PACINGS[section["name"]](**arguments(section))
+  factory = lookup.find(pacing.PACINGS, section["name"], f"{path}.name")
+  return lookup.call(factory, arguments(section), path)
+
+
+def score_of(name: str, path: str) -> Callable[..., Any]:
+  """The score of a curriculum's difficulty; see `kdcl_jax.difficulty`."""
+  return lookup.find(difficulty.SCORES, name, path)
 
 
 def scorer_trainings(

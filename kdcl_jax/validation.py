@@ -4,8 +4,7 @@ Everything here happens before any device work: models and objectives are only
 traced, on shapes.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,11 +12,9 @@ import numpy as np
 
 from kdcl_jax import (
   augment,
-  difficulty,
   models,
   objective,
   optimizer,
-  pacing,
   stages,
   step,
   weights,
@@ -103,11 +100,8 @@ def _check_length(section: Section, path: str) -> None:
 def _check_curriculum(section: Section, path: str) -> None:
   curriculum = section["curriculum"]
   options = curriculum["difficulty"]
-  factory = named(
-    pacing.PACINGS, curriculum["pacing"]["name"], f"{path}.pacing.name"
-  )
-  called(factory, curriculum["pacing"], f"{path}.pacing")
-  named(difficulty.SCORES, options["score"], f"{path}.difficulty.score")
+  stages.pacing_of(curriculum["pacing"], f"{path}.pacing")
+  stages.score_of(options["score"], f"{path}.difficulty.score")
   if curriculum["order"] in ("none", "random"):
     return
   if options["source"] == "teacher" and not section["teachers"]:
@@ -120,33 +114,6 @@ def _check_curriculum(section: Section, path: str) -> None:
       f"{path}.difficulty.path is '', expected the .npz file of a table of"
       " difficulties, since difficulty.source is 'file'."
     )
-
-
-def named(table: Mapping[str, Any], name: str, path: str) -> Any:
-  """The entry of a visible table, or a sentence with the names it has."""
-  if name not in table:
-    raise UserError(
-      f"{path} is {name!r}, which does not exist{did_you_mean(name, table)};"
-      f" valid are {', '.join(table)}."
-    )
-  return table[name]
-
-
-def called(factory: Callable[..., Any], section: Section, path: str) -> Any:
-  """Calls a factory with a section's arguments, or says what it takes."""
-  parameters = inspect.signature(factory).parameters
-  arguments = stages.arguments(section)
-  for key in arguments:
-    if key not in parameters:
-      raise UserError(
-        f"{path}.{key} is no field of {section['name']!r}"
-        f"{did_you_mean(key, parameters)}; it takes"
-        f" {', '.join(parameters) or 'none'}."
-      )
-  try:
-    return factory(**arguments)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{path} ({section['name']!r}): {error}") from error
 
 
 def check_data(config: Section, dataset: Dataset) -> None:
@@ -186,7 +153,9 @@ def _check_sizes(name: str, section: Section, dataset: Dataset) -> None:
       f"{path}.batch_size is {section['batch_size']}, more than the {records}"
       " training records."
     )
-  course = stages.pacing_of(section["curriculum"]["pacing"], path)
+  course = stages.pacing_of(
+    section["curriculum"]["pacing"], f"{path}.curriculum.pacing"
+  )
   grid = np.linspace(0.0, 1.0, 1001)
   highest = float(np.max(np.asarray(course(grid))))
   reached = active_count(highest, records)

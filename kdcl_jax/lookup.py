@@ -1,0 +1,67 @@
+"""From a name in a config to the function that it names."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdcl_jax.config import did_you_mean
+from kdcl_jax.errors import UserError
+
+
+def find(table: Mapping[str, Any], name: str, field: str) -> Any:
+  """The entry of a visible table, or what a dotted path names.
+
+  Args:
+    table: name -> entry.
+    name: a name of the table, or 'package.module.name' of a user's own.
+    field: the config field, for messages.
+
+  Returns:
+    The entry.
+
+  Raises:
+    UserError: where there is none, with the names that there are.
+
+  Example:
+    >>> find({"one": 1}, "one", "config.x"), find({}, "math.pi", "config.x") > 3
+    (1, True)
+  """
+  if name in table:
+    return table[name]
+  if "." not in name:
+    raise UserError(
+      f"{field} is {name!r}, which does not exist{did_you_mean(name, table)};"
+      f" valid are {', '.join(table)}, or the dotted path of your own."
+    )
+  module_name, _, attribute = name.rpartition(".")
+  try:
+    return getattr(importlib.import_module(module_name), attribute)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise UserError(
+      f"{field} is {name!r}, which cannot be imported ({error}); is the file in"
+      " the working directory or installed?"
+    ) from error
+
+
+def call(
+  function: Callable[..., Any], arguments: Mapping[str, Any], field: str
+) -> Any:
+  """Calls what a section names with the section's other fields.
+
+  Raises:
+    UserError: for an argument that it does not take or refuses.
+  """
+  parameters = inspect.signature(function).parameters
+  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+  for key in arguments:
+    if key not in parameters and not open_ended:
+      raise UserError(
+        f"{field}.{key} is no field of {function.__name__!r}"
+        f"{did_you_mean(key, parameters)}; it takes"
+        f" {', '.join(parameters) or 'none'}."
+      )
+  try:
+    return function(**arguments)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{field}: {error}") from error

@@ -1,0 +1,210 @@
+"""A run killed at any moment ends as the undisturbed one, bit for bit."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Everything that a resumed run must get right: an adaptive course with
+# rollback, the best parameters, momentum, a moving average, augmentation.
+CONFIG = """
+from kdcl_jax import config as kdcl
+
+def get_config():
+  course = dict(
+    order="curriculum",
+    pacing=dict(name="linear", start=0.3, reach=0.5),
+    lessons=12,
+    freeze=dict(on=True, patience=1, tolerance=0.01),
+    reduce_learning_rate=dict(on=True, patience=1),
+  )
+  common = dict(model=dict(name="mlp", widths=(16,)), batch_size=32)
+  return kdcl.run(
+    checkpoint_steps=20,
+    log_steps=10,
+    tensorboard=False,
+    data=dict(
+      label_noise=dict(kind="symmetric", rate=0.4, validation=True),
+      augment=(dict(name="pad_crop", pad=1), dict(name="cutout", size=2)),
+    ),
+    teacher=kdcl.stage(
+      steps=240, curriculum=course, keep="best",
+      optimizer=dict(name="sgd", learning_rate=0.2, momentum=0.9), **common
+    ),
+    baseline=kdcl.stage(
+      steps=100, optimizer=dict(name="adam", learning_rate=0.01, ema=0.9),
+      **common
+    ),
+    student=kdcl.stage(steps=150, teachers=("teacher",), **common),
+    scorer=kdcl.scorer(steps=50, **common),
+  )
+"""
+
+
+def start(config, workdir):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "kdcl_jax.main",
+      f"--config={config}",
+      f"--workdir={workdir}",
+    ],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(config, workdir):
+  process = start(config, workdir)
+  output, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  return output + errors
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("resume")
+  config = folder / "config.py"
+  config.write_text(CONFIG)
+  began = time.monotonic()
+  finish(config, folder / "whole")
+  return config, folder / "whole", time.monotonic() - began
+
+
+def outcome(workdir):
+  """Everything that must not depend on interruptions."""
+  files = {}
+  for path in sorted(workdir.rglob("*")):
+    name = str(path.relative_to(workdir))
+    if name.endswith((".safetensors", ".npz", "student.json")):
+      files[name] = path.read_bytes()
+    if path.name == "metrics.jsonl":
+      lines = [json.loads(line) for line in path.read_text().splitlines()]
+      for line in lines:
+        line.pop("examples_per_second", None)
+      files[name] = lines
+  return files
+
+
+def assert_same(workdir, reference):
+  got, want = outcome(workdir), outcome(reference)
+  assert got.keys() == want.keys()
+  for name in want:
+    assert got[name] == want[name], name
+
+
+def test_five_kills_at_random_moments_change_no_byte(undisturbed):
+  config, whole, seconds = undisturbed
+  chance = random.Random(7)
+  workdir = whole.parent / "killed"
+  kills = 0
+  for _ in range(5):
+    process = start(config, workdir)
+    try:
+      process.wait(timeout=chance.uniform(0.4, 0.9) * seconds)
+      break  # it was done before its time
+    except subprocess.TimeoutExpired:
+      process.kill()
+      kills += 1
+    process.communicate()
+  finish(config, workdir)
+  assert kills >= 2
+  assert_same(workdir, whole)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
+  config, whole, _ = undisturbed
+  workdir = whole.parent / "terminated"
+  metrics = workdir / "teacher" / "seed_0" / "metrics.jsonl"
+  process = start(config, workdir)
+  deadline = time.monotonic() + 120
+  while not (metrics.exists() and metrics.read_text()):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == 0
+  assert "goes on from here" in errors
+  assert not (workdir / "results.json").exists()
+  finish(config, workdir)
+  assert_same(workdir, whole)
+
+
+def test_a_finished_run_is_only_reported_again(undisturbed):
+  config, whole, _ = undisturbed
+  before = outcome(whole)
+  finish(config, whole)
+  assert outcome(whole) == before
+
+
+def test_a_broken_checkpoint_falls_back_and_says_so(undisturbed):
+  config, whole, _ = undisturbed
+  workdir = whole.parent / "broken"
+  checkpoints = workdir / "teacher" / "seed_0" / "checkpoints"
+  process = start(config, workdir)
+  deadline = time.monotonic() + 120
+  while len([p for p in checkpoints.glob("*") if p.name.isdigit()]) < 2:
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.005)
+  process.kill()
+  process.communicate()
+  latest = max(
+    (p for p in checkpoints.glob("*") if p.name.isdigit()),
+    key=lambda p: int(p.name),
+  )
+  for path in latest.rglob("*"):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  said = finish(config, workdir)
+  assert f"checkpoint of step {latest.name}" in said
+  assert "falling back" in said
+  assert_same(workdir, whole)
+
+
+def test_a_changed_config_is_refused_and_named(undisturbed):
+  config, whole, _ = undisturbed
+  changed = whole.parent / "changed.py"
+  changed.write_text(CONFIG.replace("steps=150", "steps=151"))
+  process = start(changed, whole)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 2
+  assert "config.student.steps is 151" in errors and "150" in errors
+  assert "Traceback" not in errors
+
+
+def test_a_second_process_is_refused_and_the_first_unharmed(undisturbed):
+  config, whole, _ = undisturbed
+  workdir = whole.parent / "shared"
+  first = start(config, workdir)
+  deadline = time.monotonic() + 120
+  while not (workdir / "config.json").exists():
+    assert time.monotonic() < deadline and first.poll() is None
+    time.sleep(0.01)
+  second = start(config, workdir)
+  _, errors = second.communicate(timeout=120)
+  assert second.returncode == 2
+  assert "another process is at work" in errors
+  _, errors = first.communicate(timeout=300)
+  assert first.returncode == 0, errors
+  assert_same(workdir, whole)
+
+
+def test_the_course_of_this_run_has_something_to_resume(undisturbed):
+  _, whole, _ = undisturbed
+  lines = outcome(whole)["teacher/seed_0/metrics.jsonl"]
+  actions = [a for line in lines for a in line.get("actions", ())]
+  assert "roll_back" in actions and "reduce_learning_rate" in actions
+  fractions = [x["fraction"] for x in lines if x["kind"] == "lesson"]
+  assert np.ptp(fractions) > 0
