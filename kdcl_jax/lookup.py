@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kdcl_jax.config import did_you_mean
@@ -53,15 +53,23 @@ def call(
     UserError: for an argument that it does not take or refuses.
   """
   parameters = inspect.signature(function).parameters
-  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-  for key in arguments:
-    if key not in parameters and not open_ended:
-      raise UserError(
-        f"{field}.{key} is no field of {function.__name__!r}"
-        f"{did_you_mean(key, parameters)}; it takes"
-        f" {', '.join(parameters) or 'none'}."
-      )
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    name = getattr(function, "__name__", type(function).__name__)
+    check_names(arguments, parameters, name, field)
   try:
     return function(**arguments)
   except (TypeError, ValueError) as error:
     raise UserError(f"{field}: {error}") from error
+
+
+def check_names(
+  given: Iterable[str], known: Iterable[str], name: str, field: str
+) -> None:
+  """Raises `UserError` for the first name that is not known."""
+  known = [k for k in known if k not in ("parent", "name")]  # linen's own
+  for key in given:
+    if key not in known:
+      raise UserError(
+        f"{field}.{key} is no field of {name!r}{did_you_mean(key, known)}; it"
+        f" takes {', '.join(known) or 'none'}."
+      )

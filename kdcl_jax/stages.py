@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdcl_jax import (
@@ -46,8 +47,9 @@ def module_of(
   return models.build(
     section["model"]["name"],
     num_classes=dataset.num_classes,
-    dtype=np.dtype(section["precision"]),
+    dtype=jnp.dtype(section["precision"]),
     axis_name=parallel.axis_name,
+    field=f"{path}.model",
     **arguments(section["model"]),
   )
 

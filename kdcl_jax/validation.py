@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdcl_jax import (
@@ -177,7 +178,8 @@ def _outputs(
   module = models.build(
     section["model"]["name"],
     num_classes=dataset.num_classes,
-    dtype=np.dtype(section["precision"]),
+    dtype=jnp.dtype(section["precision"]),
+    field=f"{path}.model",
     **arguments,
   )
   batch = {

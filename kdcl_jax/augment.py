@@ -1,0 +1,189 @@
+"""Views of records: each a pure function of (seed, record id, visit).
+
+The same view can be made again later, by anyone, alone or in another batch. The
+one exception is `mixup`, whose views also depend on the partner in the batch,
+which is a function of (seed, step) as the batch is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdcl_jax import lookup
+from kdcl_jax.errors import UserError
+from kdcl_jax.randomness import integers, uniform
+
+Batch = dict[str, np.ndarray]
+
+_CROP_Y, _CROP_X, _FLIP, _CUT_Y, _CUT_X, _MIX = range(0xA06, 0xA0C)
+
+
+def pad_crop(*, pad: int = 4) -> Callable[[Batch, int], Batch]:
+  """Pads with zeros on every side and crops a random window of the old size.
+
+  Args:
+    pad: pixels on each side, at least 1.
+
+  Returns:
+    (batch, seed) -> batch; `image` is [B, H, W, C].
+
+  Raises:
+    ValueError: where pad is not a whole number >= 1.
+  """
+  if not isinstance(pad, int) or pad < 1:
+    raise ValueError(f"pad is {pad!r}, expected a whole number >= 1")
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    image = batch["image"]
+    height, width = image.shape[1:3]
+    keys = (batch["id"], batch["visit"])
+    top = integers(2 * pad + 1, seed, _CROP_Y, *keys)
+    left = integers(2 * pad + 1, seed, _CROP_X, *keys)
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    row = np.arange(len(image))[:, None, None]
+    y = top[:, None, None] + np.arange(height)[None, :, None]
+    x = left[:, None, None] + np.arange(width)[None, None, :]
+    return batch | {"image": padded[row, y, x]}
+
+  return apply
+
+
+def flip(*, probability: float = 0.5) -> Callable[[Batch, int], Batch]:
+  """Mirrors left and right with a probability.
+
+  Args:
+    probability: in [0, 1].
+
+  Returns:
+    (batch, seed) -> batch; `image` is [B, H, W, C].
+
+  Raises:
+    ValueError: where the probability is outside [0, 1].
+  """
+  if not 0 <= probability <= 1:
+    raise ValueError(f"probability is {probability!r}, expected it in [0, 1]")
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    image = batch["image"]
+    turned = uniform(seed, _FLIP, batch["id"], batch["visit"]) < probability
+    mirrored = np.where(turned[:, None, None, None], image[:, :, ::-1], image)
+    return batch | {"image": mirrored}
+
+  return apply
+
+
+def cutout(*, size: int = 8) -> Callable[[Batch, int], Batch]:
+  """Sets a square at a random centre to zero, cut off at the border.
+
+  Args:
+    size: side of the square in pixels, at least 1.
+
+  Returns:
+    (batch, seed) -> batch; `image` is [B, H, W, C].
+
+  Raises:
+    ValueError: where size is not a whole number >= 1.
+
+  Reference: DeVries and Taylor, "Improved regularization of convolutional
+  neural networks with cutout", 2017, arXiv:1708.04552.
+  """
+  if not isinstance(size, int) or size < 1:
+    raise ValueError(f"size is {size!r}, expected a whole number >= 1")
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    image = batch["image"]
+    height, width = image.shape[1:3]
+    keys = (batch["id"], batch["visit"])
+    inside = lambda centre, length: (
+      np.abs(np.arange(length)[None] - centre[:, None] + 0.5) < size / 2
+    )
+    y = inside(integers(height + 1, seed, _CUT_Y, *keys), height)
+    x = inside(integers(width + 1, seed, _CUT_X, *keys), width)
+    cut = (y[:, :, None] & x[:, None, :])[..., None]
+    return batch | {"image": np.where(cut, np.zeros((), image.dtype), image)}
+
+  return apply
+
+
+def mixup(*, alpha: float = 0.2) -> Callable[[Batch, int], Batch]:
+  """Mixes the rows 2k and 2k + 1 of a batch with each other.
+
+  `x = m x_i + (1 - m) x_j`, m ~ Beta(alpha, alpha), and the loss is
+  `m l(y_i) + (1 - m) l(y_j)`. A row whose partner is not there stays as it is.
+
+  Args:
+    alpha: of the Beta distribution, > 0.
+
+  Returns:
+    (batch, seed) -> batch with float32 `image`, `mix_label` and `mix`.
+
+  Raises:
+    ValueError: where alpha is not > 0.
+
+  Reference: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: beyond empirical risk
+  minimization", 2018, arXiv:1710.09412.
+  """
+  if not alpha > 0:
+    raise ValueError(f"alpha is {alpha!r}, expected a number > 0")
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    from scipy.special import betaincinv  # slow to import
+
+    rows = np.arange(len(batch["id"]))
+    partner = np.minimum(rows ^ 1, len(rows) - 1)
+    chance = uniform(seed, _MIX, batch["id"], batch["visit"])
+    mix = betaincinv(alpha, alpha, chance)
+    mix = np.where(batch["weight"][partner] > 0, mix, 1.0).astype(np.float32)
+    image = batch["image"]
+    if image.dtype == np.uint8:
+      image = image.astype(np.float32) / 255.0
+    share = mix.reshape((-1,) + (1,) * (image.ndim - 1))
+    return batch | {
+      "image": share * image + (1 - share) * image[partner],
+      "mix": mix,
+      "mix_label": batch["label"][partner],
+    }
+
+  return apply
+
+
+AUGMENTATIONS: dict[str, Callable[..., Callable[[Batch, int], Batch]]] = {
+  "pad_crop": pad_crop,
+  "flip": flip,
+  "cutout": cutout,
+  "mixup": mixup,
+}
+
+
+def build(
+  sections: Sequence[Mapping[str, Any]],
+) -> Callable[[Batch, int], Batch]:
+  """The augmentations of `config.data.augment`, one after the other.
+
+  Args:
+    sections: each with `name` and the arguments of that augmentation.
+
+  Returns:
+    (batch, seed) -> batch.
+
+  Raises:
+    UserError: for an unknown name or argument, or one out of range.
+  """
+  steps = []
+  for place, section in enumerate(sections):
+    field = f"config.data.augment[{place}]"
+    if not isinstance(section, Mapping) or "name" not in section:
+      raise UserError(
+        f"{field} is {section!r}, expected a dictionary like dict(name='flip')."
+      )
+    function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
+    arguments = {k: v for k, v in section.items() if k != "name"}
+    steps.append(lookup.call(function, arguments, field))
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    for step in steps:
+      batch = step(batch, seed)
+    return batch
+
+  return apply

@@ -1,0 +1,135 @@
+"""Where records come from: random access, stable ids, one small interface."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from kdcl_jax import lookup
+from kdcl_jax.errors import UserError
+
+
+class UnreadableRecord(Exception):
+  """A record that is there but cannot be decoded."""
+
+
+class Source(Protocol):
+  """Records 0 ... N-1; the same id is the same record, in every process.
+
+  A source may also have `batch(record_ids) -> dict of stacked arrays`, which
+  is used instead of single reads where it exists.
+  """
+
+  def __len__(self) -> int:
+    """Number of records."""
+
+  def __getitem__(self, record_id: int) -> dict[str, np.ndarray]:
+    """A record: `image` (uint8 or float32) and `label` (int).
+
+    Raises:
+      UnreadableRecord: where it cannot be decoded.
+    """
+
+  def labels(self) -> np.ndarray:
+    """[N] int64, without decoding inputs."""
+
+
+class Splits(NamedTuple):
+  """A data set as its source has it.
+
+  Attributes:
+    train: the training records.
+    test: the test records.
+    label_names: a name for each class.
+    shape: shape of an input.
+  """
+
+  train: Source
+  test: Source
+  label_names: tuple[str, ...]
+  shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+  """Records in memory.
+
+  Attributes:
+    image: [N, ...] uint8 or float32.
+    label: [N] int64.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.label)
+
+  def __getitem__(self, record_id: int) -> dict[str, np.ndarray]:
+    return {"image": self.image[record_id], "label": self.label[record_id]}
+
+  def batch(self, record_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Many records at once."""
+    return {"image": self.image[record_ids], "label": self.label[record_ids]}
+
+  def labels(self) -> np.ndarray:
+    """[N] int64."""
+    return self.label
+
+
+def _sources() -> dict[str, Callable[..., Splits]]:
+  from kdcl_jax.sources import arrays, digits, folder
+
+  return {"digits": digits.load, "npz": arrays.load, "folder": folder.load}
+
+
+def load(section: Mapping[str, Any], seed: int) -> Splits:
+  """Opens the source that `config.data` names.
+
+  Args:
+    section: `source`, `path`, `data_dir`, `image_size`, `channels`, `options`.
+    seed: for sources that have no test records of their own.
+
+  Returns:
+    The splits.
+
+  Raises:
+    UserError: where the source does not exist or cannot be read.
+  """
+  name = section["source"]
+  if name.startswith("tfds:"):
+    from kdcl_jax.sources import tfds
+
+    return tfds.load(name.removeprefix("tfds:"), section)
+  table = _sources()
+  if name in table:
+    return table[name](section, seed=seed)
+  if "." not in name:
+    lookup.find(table | {"tfds:NAME": None}, name, "config.data.source")
+  function = lookup.find({}, name, "config.data.source")
+  made = lookup.call(function, dict(section["options"]), "config.data.options")
+  return _own(made, name)
+
+
+def _own(made: Any, name: str) -> Splits:
+  """What a user's callable returned, as splits."""
+  from kdcl_jax.sources import arrays
+
+  if isinstance(made, Splits):
+    return made
+  if isinstance(made, Mapping) and "train_image" in made:
+    return arrays.splits(made, f"config.data.source ({name!r})")
+  if isinstance(made, tuple) and len(made) == 2:
+    made = {"train": made[0], "test": made[1]}
+  if isinstance(made, Mapping) and {"train", "test"} <= set(made):
+    train, test = made["train"], made["test"]
+    classes = int(max(train.labels().max(), test.labels().max())) + 1
+    names = tuple(made.get("label_names", map(str, range(classes))))
+    return Splits(train, test, names, np.shape(train[0]["image"]))
+  raise UserError(
+    f"config.data.source is {name!r}, which returned"
+    f" {type(made).__name__}; expected a pair (train, test) of sources, a"
+    " mapping with 'train' and 'test', or a mapping of the arrays train_image,"
+    " train_label, test_image and test_label."
+  )

@@ -1,0 +1,44 @@
+"""Decoding of PNG and JPEG files, bounded in size."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from kdcl_jax.sources import UnreadableRecord
+
+MAX_PIXELS = 100_000_000
+
+
+def decode(content: bytes, *, size: int = 0, channels: int = 0) -> np.ndarray:
+  """Decodes a picture.
+
+  Args:
+    content: a PNG or JPEG file.
+    size: height and width to resize to; 0 keeps those of the file.
+    channels: 1 or 3; 0 keeps grey or colour as in the file.
+
+  Returns:
+    [H, W, C] uint8.
+
+  Raises:
+    UnreadableRecord: where the file is damaged, or has over 100 million pixels.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+      picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+      if picture.width * picture.height > MAX_PIXELS:
+        raise UnreadableRecord(f"{picture.width} x {picture.height} pixels")
+      grey = picture.mode in ("1", "L", "I", "I;16", "F", "LA")
+      wanted = channels or (1 if grey else 3)
+      picture = picture.convert("L" if wanted == 1 else "RGB")
+      if size:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+      pixels = np.asarray(picture, np.uint8)
+  except UnreadableRecord:
+    raise
+  except Exception as error:  # Pillow raises whatever a damaged file leads to
+    raise UnreadableRecord(f"{type(error).__name__}: {error}") from error
+  return pixels[..., None] if pixels.ndim == 2 else pixels
