@@ -1,0 +1,159 @@
+"""Difficulty from one forward pass: what the model thinks of each record."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def _checked(
+  logits: ArrayLike, labels: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+  chex.assert_rank([logits, labels], [2, 1])
+  chex.assert_equal_shape_prefix([logits, labels], 1)
+  if logits.dtype != jnp.float64:
+    logits = logits.astype(jnp.float32)
+  return logits, labels
+
+
+def _of_label(values: jax.Array, labels: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+
+
+def _best_other(values: jax.Array, labels: jax.Array) -> jax.Array:
+  is_label = labels[:, None] == jnp.arange(values.shape[-1])
+  return jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
+
+
+def loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Cross-entropy: `-log p_y`.
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N] in nats, >= 0; larger is harder.
+
+  Example:
+    >>> round(float(loss(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
+    0.6931
+
+  Reference: Wu, Dyer and Neyshabur, "When do curricula work?", 2021,
+  arXiv:2012.03107, section 3.1.
+  """
+  logits, labels = _checked(logits, labels)
+  return -_of_label(jax.nn.log_softmax(logits), labels)
+
+
+def confidence(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Lack of confidence in the label: `1 - p_y`.
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N] in [0, 1]; larger is harder.
+
+  Example:
+    >>> confidence(jnp.zeros((1, 4)), jnp.array([0])).tolist()
+    [0.75]
+
+  Reference: Hacohen and Weinshall, "On the power of curriculum learning in
+  training deep networks", 2019, arXiv:1904.03626 (with a transfer teacher).
+  """
+  logits, labels = _checked(logits, labels)
+  is_label = labels[:, None] == jnp.arange(logits.shape[-1])
+  # The sum over the others keeps its digits where p_y is nearly 1.
+  return jnp.sum(jnp.where(is_label, 0.0, jax.nn.softmax(logits)), axis=-1)
+
+
+def margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Margin of probability: `max_{c != y} p_c - p_y`.
+
+  Args:
+    logits: [N, K], K >= 2.
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N] in [-1, 1]; larger is harder, above 0 is misclassified.
+
+  Example:
+    >>> margin(jnp.zeros((1, 2)), jnp.array([0])).tolist()
+    [0.0]
+  """
+  logits, labels = _checked(logits, labels)
+  p = jax.nn.softmax(logits)
+  return _best_other(p, labels) - _of_label(p, labels)
+
+
+def logit_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Margin of the logits: `max_{c != y} z_c - z_y`.
+
+  Args:
+    logits: [N, K], K >= 2.
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N]; larger is harder, above 0 is misclassified.
+
+  Example:
+    >>> logit_margin(jnp.array([[3.0, 1.0]]), jnp.array([0])).tolist()
+    [-2.0]
+
+  Reference: Pleiss, Zhang, Elenberg and Weinberger, "Identifying mislabeled
+  data using the area under the margin ranking", 2020, arXiv:2001.10528, eq. 1
+  (with the opposite sign).
+  """
+  logits, labels = _checked(logits, labels)
+  return _best_other(logits, labels) - _of_label(logits, labels)
+
+
+def entropy(logits: ArrayLike, labels: ArrayLike | None = None) -> jax.Array:
+  """Entropy of the prediction: `-sum_c p_c log p_c`; needs no label.
+
+  Args:
+    logits: [N, K].
+    labels: not used; there so that every score is called alike.
+
+  Returns:
+    [N] in [0, log K] nats; larger is harder.
+
+  Example:
+    >>> round(float(entropy(jnp.zeros((1, 2)))[0]), 4)
+    0.6931
+  """
+  del labels
+  logits = jnp.asarray(logits)
+  chex.assert_rank(logits, 2)
+  if logits.dtype != jnp.float64:
+    logits = logits.astype(jnp.float32)
+  log_p = jax.nn.log_softmax(logits)
+  p = jnp.exp(log_p)
+  return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0.0), 0.0), -1)
+
+
+def el2n(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Norm of the error: `||softmax(z) - onehot(y)||_2`.
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N] in [0, sqrt 2]; larger is harder.
+
+  Example:
+    >>> round(float(el2n(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
+    0.7071
+
+  Reference: Paul, Ganguli and Dziugaite, "Deep learning on a data diet", 2021,
+  arXiv:2107.07075, definition 2.2.
+  """
+  logits, labels = _checked(logits, labels)
+  error = jax.nn.softmax(logits) - jax.nn.one_hot(
+    labels, logits.shape[-1], dtype=logits.dtype
+  )
+  return jnp.linalg.norm(error, axis=-1)
