@@ -8,6 +8,7 @@ that rules a class out with a logit of -inf, are the same thing.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from kdcl_jax.losses.reductions import as_float, check_number
@@ -114,7 +115,8 @@ def soft_log_probabilities(
   Returns:
     [..., K], with -inf where the logit is.
   """
-  if not (isinstance(temperature, int | float) and temperature == 1):
+  check_number("temperature", temperature, above=0)
+  if isinstance(temperature, jax.Array | np.ndarray) or temperature != 1:
     # -inf / T has the derivative inf * 0 with respect to T.
     finite = logits > -jnp.inf
     scaled = jnp.where(finite, logits, 0) / spread(temperature, logits)

@@ -88,8 +88,9 @@ def average_teachers(
     used = weights > 0
     return jnp.sum(jnp.where(used, weights * teachers, 0), 0)
   scale = spread(temperature, teachers[0])
-  scaled = jax.nn.log_softmax(teachers / scale[None], -1)
-  return scale * jax.nn.logsumexp(scaled + jnp.log(weights), 0)
+  divisor = scale[None] if scale.ndim else scale
+  log_p = jax.nn.log_softmax(teachers / divisor, -1)
+  return scale * jax.nn.logsumexp(log_p + jnp.log(weights), 0)
 
 
 def confidence_weights(
