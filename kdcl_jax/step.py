@@ -156,7 +156,7 @@ def train_body(
     measured = {
       "loss": _weighed(loss, count),
       "accuracy": jnp.stack([hits, count]),
-      "grad_norm": _weighed(optax.global_norm(grads), 1.0),
+      "grad_norm": _weighed(optax.tree.norm(grads), 1.0),
       "learning_rate": _weighed(rate, 1.0),
       **{f"terms/{k}": _weighed(v, count) for k, v in values.items()},
     }
