@@ -1,5 +1,6 @@
 """Weights as files: safetensors, named by their path in the variables."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,9 @@ def save(
   """
   flat = traverse_util.flatten_dict(dict(variables), sep="/")
   arrays = {name: np.ascontiguousarray(a) for name, a in sorted(flat.items())}
-  write_bytes(path, safetensors.numpy.save(arrays, dict(facts)))
+  # One entry: safetensors writes several in an arbitrary sequence.
+  header = {"kdcl_jax": json.dumps(dict(facts), sort_keys=True)}
+  write_bytes(path, safetensors.numpy.save(arrays, header))
 
 
 def load(path: str | pathlib.Path, field: str) -> dict[str, Any]:

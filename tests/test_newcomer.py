@@ -80,7 +80,7 @@ def test_own_arrays_model_pacing_and_loss_by_dotted_path(tmp_path):
       "kdcl_jax.main",
       "--config=config.py",
       "--workdir=run",
-      "--config.log_steps=40",
+      "--config.log_steps=25",
     ],
     cwd=tmp_path,
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
