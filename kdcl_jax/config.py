@@ -100,6 +100,7 @@ DATA = {
   "train_size": _whole(0),
   "test_size": _whole(0),
   "image_size": _whole(0),
+  "memory_gb": _not_negative(2.0),  # keep decoded pictures up to this size
   "channels": _whole(0),
   "label_noise": {
     "kind": _one_of("none", "symmetric", "pair_flip", "confusion"),
@@ -215,7 +216,13 @@ RUN = {
 
 # How often a run looks at itself changes nothing of what it computes, so a
 # resumed run may change these.
-CHANGEABLE = ("log_steps", "checkpoint_steps", "tensorboard", "seeds", "export")
+CHANGEABLE = (
+  "log_steps",
+  "checkpoint_steps",
+  "tensorboard",
+  "seeds",
+  "export",
+)
 
 
 def _defaults(schema: Any) -> Any:

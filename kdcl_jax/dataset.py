@@ -10,6 +10,7 @@ import numpy as np
 from kdcl_jax import label_noise, sources
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import hash64
+from kdcl_jax.sources.memory import DecodedSource
 
 _SUBSET, _VALIDATION = 0x5AB5E7, 0x7A11DA
 
@@ -47,10 +48,10 @@ class Split:
       `image` [m, ...] and `label` [m] int32 (observed), and readable [m] bool.
     """
     labels = self.labels[ids].astype(np.int32)
-    readable = np.ones(len(ids), bool)
     if hasattr(self.source, "batch"):
-      images = self.source.batch(ids)["image"]
+      images, readable = self.source.batch(ids)
       return {"image": images, "label": labels}, readable
+    readable = np.ones(len(ids), bool)
     rows = [None] * len(ids)
     for row, record in enumerate(ids):
       try:
@@ -123,20 +124,36 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   noise = section["label_noise"]
   observed = label_noise.apply(true_train, everything, noise, classes, seed)
   seen = observed if noise["validation"] else true_train
+  train_kept = _kept(train, shape, section["memory_gb"])
+  test_kept = _kept(test, shape, section["memory_gb"])
   split = lambda name, source, chosen, labels, true: Split(
     name, source, chosen, labels, true, shape
   )
   rest = np.setdiff1d(ids, held)
   return Dataset(
     name=section["source"],
-    train=split("train", train, rest, observed, true_train),
-    validation=split("validation", train, held, seen, true_train),
-    test=split("test", test, test_ids, true_test, true_test),
+    train=split("train", train_kept, rest, observed, true_train),
+    validation=split("validation", train_kept, held, seen, true_train),
+    test=split("test", test_kept, test_ids, true_test, true_test),
     num_classes=classes,
     label_names=tuple(names),
     shape=tuple(shape),
     fingerprint=_fingerprint(train, test, rest, held, observed),
   )
+
+
+def _kept(
+  source: sources.Source, shape: tuple[int, ...], limit: float
+) -> sources.Source:
+  """The source, its decoded pictures kept in memory where they are small."""
+  size = len(source) * float(np.prod(shape)) / 2**30
+  if hasattr(source, "batch") or size > limit:
+    return source
+  try:
+    image = source[0]["image"]
+  except sources.UnreadableRecord:
+    return source
+  return DecodedSource(source, shape) if image.dtype == np.uint8 else source
 
 
 def _subset(count: int, limit: int, seed: int, field: str) -> np.ndarray:

@@ -17,8 +17,8 @@ class UnreadableRecord(Exception):
 class Source(Protocol):
   """Records 0 ... N-1; the same id is the same record, in every process.
 
-  A source may also have `batch(record_ids) -> dict of stacked arrays`, which
-  is used instead of single reads where it exists.
+  A source may also have `batch(record_ids) -> (images [n, ...], readable [n])`,
+  which is used instead of single reads where it exists.
   """
 
   def __len__(self) -> int:
@@ -69,9 +69,9 @@ class ArraySource:
   def __getitem__(self, record_id: int) -> dict[str, np.ndarray]:
     return {"image": self.image[record_id], "label": self.label[record_id]}
 
-  def batch(self, record_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Many records at once."""
-    return {"image": self.image[record_ids], "label": self.label[record_ids]}
+  def batch(self, record_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, ...] and readable [n] bool."""
+    return self.image[record_ids], np.ones(len(record_ids), bool)
 
   def labels(self) -> np.ndarray:
     """[N] int64."""

@@ -44,6 +44,9 @@ class TfdsSource:
     return self.label
 
 
+_LABELS: dict[tuple[str, str, str], np.ndarray] = {}
+
+
 def load(name: str, section: Mapping[str, Any]) -> Splits:
   """Opens a prepared tfds data set of labelled pictures.
 
@@ -138,8 +141,10 @@ def _source(
   records = builder.as_data_source(
     split=split, decoders={image: tfds.decode.SkipDecoding()}
   )
-  labels = np.array([record[label] for record in records], np.int64)
-  return TfdsSource(_Renamed(records, image), labels, size, channels)
+  key = (str(builder.data_path), split, label)
+  if key not in _LABELS:  # read once, not for each seed of a run
+    _LABELS[key] = np.array([record[label] for record in records], np.int64)
+  return TfdsSource(_Renamed(records, image), _LABELS[key], size, channels)
 
 
 def _not_prepared(name: str, builder: Any) -> str:
