@@ -117,15 +117,22 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _pairs(found: dict[str, list[dict]]) -> list[tuple[str, str]]:
-  """Each stage against the baseline, its teachers, and others of its model."""
-  pairs = []
-  for a, rows in found.items():
-    rivals = [b for b in found if b == "baseline"] + rows[0]["teachers"]
-    rivals += [b for b in found if found[b][0]["model"] == rows[0]["model"]]
-    for b in dict.fromkeys(rivals):
-      if b in found and a not in (b, "baseline") and (b, a) not in pairs:
-        pairs.append((a, b))
-  return pairs
+  """Each stage against the baseline, its teachers, earlier ones of its model."""
+  names = list(found)
+  return [
+    (a, b)
+    for a in names
+    for b in names
+    if a not in (b, "baseline")
+    and (
+      b == "baseline"
+      or b in found[a][0]["teachers"]
+      or (
+        found[a][0]["model"] == found[b][0]["model"]
+        and names.index(b) < names.index(a)
+      )
+    )
+  ]
 
 
 def _comparison(
