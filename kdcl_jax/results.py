@@ -117,7 +117,7 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _pairs(found: dict[str, list[dict]]) -> list[tuple[str, str]]:
-  """Each stage against the baseline, its teachers, earlier ones of its model."""
+  """Each stage against baseline, its teachers, earlier ones of its model."""
   names = list(found)
   return [
     (a, b)

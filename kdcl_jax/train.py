@@ -288,11 +288,11 @@ class _Loop:
   def _look(self) -> None:
     """Evaluates, lets the course decide, and does what it says."""
     self.state = self.tally.take(self.state)
+    self.tally.drain()
     validation = self.training.validation
     records = self.evaluator.records(self.state.variables(), validation)
     self.tally.totals.validated += len(validation.ids)
     measured = evaluate.measure(records)
-    self.tally.drain()
     controller = self.curriculum.controller
     before = self.course
     fraction = controller.fraction(before, self.step - 1)
