@@ -78,9 +78,8 @@ def undisturbed(tmp_path_factory):
   folder = tmp_path_factory.mktemp("resume")
   config = folder / "config.py"
   config.write_text(CONFIG)
-  began = time.monotonic()
   finish(config, folder / "whole")
-  return config, folder / "whole", time.monotonic() - began
+  return config, folder / "whole"
 
 
 def outcome(workdir):
@@ -105,27 +104,35 @@ def assert_same(workdir, reference):
     assert got[name] == want[name], name
 
 
+def progress(workdir):
+  """Lines of metrics so far, over all stages."""
+  return sum(
+    path.read_bytes().count(b"\n")
+    for path in workdir.glob("*/seed_0/metrics.jsonl")
+  )
+
+
 def test_five_kills_at_random_moments_change_no_byte(undisturbed):
-  config, whole, seconds = undisturbed
+  config, whole = undisturbed
   chance = random.Random(7)
   workdir = whole.parent / "killed"
+  moments = sorted(chance.sample(range(1, progress(whole)), 5))
   kills = 0
-  for _ in range(5):
+  for moment in moments:
     process = start(config, workdir)
-    try:
-      process.wait(timeout=chance.uniform(0.4, 0.9) * seconds)
-      break  # it was done before its time
-    except subprocess.TimeoutExpired:
-      process.kill()
-      kills += 1
+    while process.poll() is None and progress(workdir) < moment:
+      time.sleep(0.002)
+    time.sleep(chance.uniform(0.0, 0.05))
+    kills += process.poll() is None
+    process.kill()
     process.communicate()
   finish(config, workdir)
-  assert kills >= 2
+  assert kills >= 4
   assert_same(workdir, whole)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
-  config, whole, _ = undisturbed
+  config, whole = undisturbed
   workdir = whole.parent / "terminated"
   metrics = workdir / "teacher" / "seed_0" / "metrics.jsonl"
   process = start(config, workdir)
@@ -143,14 +150,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
 
 
 def test_a_finished_run_is_only_reported_again(undisturbed):
-  config, whole, _ = undisturbed
+  config, whole = undisturbed
   before = outcome(whole)
   finish(config, whole)
   assert outcome(whole) == before
 
 
 def test_a_broken_checkpoint_falls_back_and_says_so(undisturbed):
-  config, whole, _ = undisturbed
+  config, whole = undisturbed
   workdir = whole.parent / "broken"
   checkpoints = workdir / "teacher" / "seed_0" / "checkpoints"
   process = start(config, workdir)
@@ -174,7 +181,7 @@ def test_a_broken_checkpoint_falls_back_and_says_so(undisturbed):
 
 
 def test_a_changed_config_is_refused_and_named(undisturbed):
-  config, whole, _ = undisturbed
+  config, whole = undisturbed
   changed = whole.parent / "changed.py"
   changed.write_text(CONFIG.replace("steps=150", "steps=151"))
   process = start(changed, whole)
@@ -185,7 +192,7 @@ def test_a_changed_config_is_refused_and_named(undisturbed):
 
 
 def test_a_second_process_is_refused_and_the_first_unharmed(undisturbed):
-  config, whole, _ = undisturbed
+  config, whole = undisturbed
   workdir = whole.parent / "shared"
   first = start(config, workdir)
   deadline = time.monotonic() + 120
@@ -202,7 +209,7 @@ def test_a_second_process_is_refused_and_the_first_unharmed(undisturbed):
 
 
 def test_the_course_of_this_run_has_something_to_resume(undisturbed):
-  _, whole, _ = undisturbed
+  _, whole = undisturbed
   lines = outcome(whole)["teacher/seed_0/metrics.jsonl"]
   actions = [a for line in lines for a in line.get("actions", ())]
   assert "roll_back" in actions and "reduce_learning_rate" in actions
