@@ -1,4 +1,4 @@
-"""CIFAR-10 with the recipe of `configs/cifar100.py`, a pair of models a variant.
+r"""CIFAR-10 with the recipe of `configs/cifar100.py`, a pair per variant.
 
   python -m kdcl_jax.main --config=configs/cifar10.py:resnet56-resnet20 \
     --workdir=runs/cifar10

@@ -1,4 +1,4 @@
-"""CIFAR-100 by the recipe of the CRD benchmark, a pair of models per variant.
+r"""CIFAR-100 by the recipe of the CRD benchmark, a pair of models per variant.
 
   python -m kdcl_jax.main --config=configs/cifar100.py:resnet56-resnet20 \
     --workdir=runs/cifar100

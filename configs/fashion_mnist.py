@@ -1,7 +1,8 @@
-"""Fashion-MNIST through tfds: a convolutional teacher into a six-channel student.
+r"""Fashion-MNIST through tfds: a convolutional teacher into a tiny student.
 
   python -m kdcl_jax.prepare fashion_mnist --from=DIR     (without a network)
-  python -m kdcl_jax.main --config=configs/fashion_mnist.py --workdir=runs/fashion
+  python -m kdcl_jax.main --config=configs/fashion_mnist.py \
+    --workdir=runs/fashion_mnist
 
 54,000 training, 6,000 validation and 10,000 test records, true labels: on clean
 data a curriculum is not expected to help, distillation a little; the README has

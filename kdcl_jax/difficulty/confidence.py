@@ -22,7 +22,7 @@ def _of_label(values: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _best_other(values: jax.Array, labels: jax.Array) -> jax.Array:
-  is_label = labels[:, None] == jnp.arange(values.shape[-1])
+  is_label = jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
   return jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
 
 
@@ -65,7 +65,7 @@ def confidence(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
   training deep networks", 2019, arXiv:1904.03626 (with a transfer teacher).
   """
   logits, labels = _checked(logits, labels)
-  is_label = labels[:, None] == jnp.arange(logits.shape[-1])
+  is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   # The sum over the others keeps its digits where p_y is nearly 1.
   return jnp.sum(jnp.where(is_label, 0.0, jax.nn.softmax(logits)), axis=-1)
 
