@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from kdcl_jax import (
   augment,
@@ -22,6 +23,7 @@ from kdcl_jax import (
 )
 from kdcl_jax.curriculum import Curriculum, stage_seed
 from kdcl_jax.dataset import Dataset, Split
+from kdcl_jax.errors import UserError
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.train import Model, Training
 
@@ -41,16 +43,24 @@ def total_steps(section: Section, records: int) -> int:
 
 
 def module_of(
-  section: Section, dataset: Dataset, parallel: Parallel, path: str
-) -> Any:
+  section: Section, classes: int, axis_name: str | None, path: str
+) -> nn.Module:
   """The linen module of a stage."""
+  options = arguments(section["model"])
+  for key in ("num_classes", "dtype", "axis_name", "field"):
+    if key in options:
+      raise UserError(
+        f"{path}.model.{key} is {options[key]!r}, but the pipeline sets it"
+        " itself; take it out (the type of the computation is"
+        f" {path}.precision)."
+      )
   return models.build(
     section["model"]["name"],
-    num_classes=dataset.num_classes,
+    num_classes=classes,
     dtype=jnp.dtype(section["precision"]),
-    axis_name=parallel.axis_name,
+    axis_name=axis_name,
     field=f"{path}.model",
-    **arguments(section["model"]),
+    **options,
   )
 
 
@@ -64,7 +74,7 @@ def model_of(
 ) -> Model:
   """A stage's model with its initial (or given) variables on the devices."""
   path = f"config.{name}"
-  module = module_of(section, dataset, parallel, path)
+  module = module_of(section, dataset.num_classes, parallel.axis_name, path)
   example = np.zeros((1, *dataset.shape), np.float32)
   key = jax.random.fold_in(jax.random.key(seed), 0)
   variables = models.init(module, key, example)

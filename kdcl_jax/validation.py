@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdcl_jax import (
@@ -174,14 +173,7 @@ def _outputs(
 ) -> Any:
   """The shapes of a model's outputs for a batch of two; checks its weights."""
   path = f"config.{name}"
-  arguments = stages.arguments(section["model"])
-  module = models.build(
-    section["model"]["name"],
-    num_classes=dataset.num_classes,
-    dtype=jnp.dtype(section["precision"]),
-    field=f"{path}.model",
-    **arguments,
-  )
+  module = stages.module_of(section, dataset.num_classes, None, path)
   batch = {
     "image": jax.ShapeDtypeStruct((2, *dataset.shape), np.float32),
     "weight": jax.ShapeDtypeStruct((2,), np.float32),

@@ -87,11 +87,6 @@ def build(
   given = {"num_classes": num_classes, "dtype": dtype, "axis_name": axis_name}
   accepted = inspect.signature(factory).parameters
   open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-  for key in given:
-    if key in options:
-      raise UserError(
-        f"{field}.{key} is set by the pipeline; take it out of the config."
-      )
   if name not in MODELS:
     given = {k: v for k, v in given.items() if k in accepted or open_ended}
   if name in MODELS and open_ended:  # a factory that passes on to a module
