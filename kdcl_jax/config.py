@@ -83,6 +83,10 @@ def _names() -> Field:
   )
 
 
+def _numbers(values: Any) -> bool:
+  return all(type(v) in (int, float) and math.isfinite(v) for v in values)
+
+
 DATA = {
   "source": Field(
     "digits",
@@ -113,11 +117,11 @@ DATA = {
     "a tuple of dictionaries like dict(name='flip')",
     lambda v: all(isinstance(a, Mapping) and "name" in a for a in v),
   ),
-  "mean": Field(
-    (), "one number per channel, in units of the scaled input", lambda v: True
-  ),
+  "mean": Field((), "a tuple of numbers, one per channel", _numbers),
   "std": Field(
-    (), "one number > 0 per channel", lambda v: all(s > 0 for s in v)
+    (),
+    "a tuple of numbers > 0, one per channel",
+    lambda v: _numbers(v) and all(s > 0 for s in v),
   ),
 }
 
@@ -395,6 +399,13 @@ def _checked_leaf(value: Any, field: Field, path: str) -> Any:
     value = float(value)
   elif kinds == (tuple,) and isinstance(value, str):
     value = (value,)
-  if type(value) not in kinds or not field.valid(value):
+  if type(value) not in kinds or not _accepted(field, value):
     raise UserError(f"{path} is {value!r}, expected {field.expected}.")
   return value
+
+
+def _accepted(field: Field, value: Any) -> bool:
+  try:
+    return bool(field.valid(value))
+  except TypeError:  # a tuple of something else
+    return False

@@ -6,6 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,22 +23,32 @@ _PACKAGES = (
 )
 
 
-@contextlib.contextmanager
-def only_process(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the working directory for this process.
+def check_writable(workdir: pathlib.Path) -> None:
+  """Makes the working directory.
 
   Raises:
-    UserError: where another process holds it, or it cannot be written.
+    UserError: where it cannot be made or written.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / f".lock_{jax.process_index()}").open("w")
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
   except OSError as error:
     raise UserError(
       f"--workdir is {str(workdir)!r}, which cannot be written"
       f" ({error.strerror}); give a directory that you may write to."
     ) from error
-  with lock:
+
+
+@contextlib.contextmanager
+def only_process(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the working directory for this process.
+
+  Raises:
+    UserError: where another process holds it.
+  """
+  check_writable(workdir)
+  with (workdir / f".lock_{jax.process_index()}").open("w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

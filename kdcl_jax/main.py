@@ -13,6 +13,8 @@ import warnings
 from absl import flags
 from ml_collections import config_flags
 
+from kdcl_jax import config as fields
+from kdcl_jax import environment, run, train
 from kdcl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,9 +37,8 @@ def main(argv: list[str]) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     config, workdir = _parsed(argv)
+    environment.check_writable(workdir)
     _compile_cache(workdir)
-    from kdcl_jax import run, train  # after the mistakes that need no JAX
-
     try:
       run.execute(config, workdir)
     except train.Interrupted:
@@ -51,17 +52,12 @@ def main(argv: list[str]) -> int:
 
 
 def _parsed(argv: list[str]) -> tuple[dict, pathlib.Path]:
-  from kdcl_jax import config as fields
-
   try:
     rest = flags.FLAGS(argv)
-  except flags.Error as error:
-    raise UserError(f"{error}") from error
+    if _CONFIG.value is not None:
+      _CONFIG.value.to_dict()  # a file that cannot be read shows here
   except Exception as error:  # whatever a config file raises while it is read
-    raise UserError(
-      f"--config cannot be read: {type(error).__name__}:"
-      f" {str(error).strip().splitlines()[0] if str(error) else ''}"
-    ) from error
+    raise UserError(_sentence(error)) from error
   if len(rest) > 1:
     raise UserError(
       f"{rest[1]!r} is no flag; expected --config=FILE --workdir=DIR and"
@@ -77,6 +73,16 @@ def _parsed(argv: list[str]) -> tuple[dict, pathlib.Path]:
     )
   workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
   return fields.resolve(_CONFIG.value), workdir
+
+
+def _sentence(error: Exception) -> str:
+  """What reading flags and config file failed at, in one line."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  if not lines:
+    return f"--config cannot be read: {type(error).__name__}."
+  if "Traceback" in str(error) or isinstance(error, OSError):
+    return f"--config cannot be read: {lines[-1]}"
+  return " ".join(lines)
 
 
 def _compile_cache(workdir: pathlib.Path) -> None:

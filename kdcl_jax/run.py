@@ -20,6 +20,7 @@ from kdcl_jax import (
   export,
   metrics,
   models,
+  npz,
   parallel,
   report,
   results,
@@ -291,7 +292,7 @@ class _SeedRun:
     kept = ("record_id", "label", "prediction", "confidence", "loss")
     write_bytes(
       directory / "test_predictions.npz",
-      score.npz_bytes(**{key: rows[key] for key in kept}),
+      npz.to_bytes(**{key: rows[key] for key in kept}),
     )
     hard = dict(zip(test.ids, self._test_difficulty(), strict=True))
     measured = metrics.summary(rows) | {

@@ -6,7 +6,6 @@ can take its order from it (`curriculum.difficulty.source = 'file'`).
 """
 
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcl_jax import evaluate
+from kdcl_jax import evaluate, npz
 from kdcl_jax.dataset import Dataset, Split
 from kdcl_jax.errors import UserError
 from kdcl_jax.parallel import Parallel
@@ -63,18 +62,11 @@ class Table:
 
   def save(self, path: pathlib.Path) -> None:
     """Writes `path` (npz) and, beside it, the provenance (json)."""
-    content = npz_bytes(
+    content = npz.to_bytes(
       record_id=self.record_id, difficulty=self.difficulty, label=self.label
     )
     write_bytes(path, content)
     write_json(path.with_suffix(".json"), self.provenance)
-
-
-def npz_bytes(**arrays: np.ndarray) -> bytes:
-  """The bytes of an npz file; the same arrays give the same bytes."""
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  return buffer.getvalue()
 
 
 def load(path: str | pathlib.Path, field: str) -> Table:
@@ -88,23 +80,15 @@ def load(path: str | pathlib.Path, field: str) -> Table:
     UserError: where the file is missing or is no such table.
   """
   path = pathlib.Path(path).expanduser()
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      record_id = arrays["record_id"].astype(np.int64)
-      difficulty = arrays["difficulty"].astype(np.float64)
-      label = (
-        arrays["label"] if "label" in arrays else np.full(len(record_id), -1)
-      )
-  except FileNotFoundError as error:
+  arrays = npz.read(path, field)
+  if not {"record_id", "difficulty"} <= set(arrays):
     raise UserError(
-      f"{field} is {str(path)!r}, which does not exist; expected an .npz file"
-      " with record_id and difficulty."
-    ) from error
-  except (OSError, ValueError, KeyError) as error:
-    raise UserError(
-      f"{field} is {str(path)!r}, which is no table of difficulties ({error});"
-      " expected an .npz file with record_id and difficulty."
-    ) from error
+      f"{field} is {str(path)!r}, which has the arrays"
+      f" {', '.join(arrays) or 'none'}; expected record_id and difficulty."
+    )
+  record_id = arrays["record_id"].astype(np.int64)
+  difficulty = arrays["difficulty"].astype(np.float64)
+  label = arrays.get("label", np.full(len(record_id), -1))
   if record_id.shape != difficulty.shape or record_id.ndim != 1:
     raise UserError(
       f"{field} is {str(path)!r}, whose record_id has shape {record_id.shape}"

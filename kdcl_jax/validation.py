@@ -15,6 +15,7 @@ from kdcl_jax import (
   models,
   objective,
   optimizer,
+  score,
   stages,
   step,
   weights,
@@ -140,6 +141,7 @@ def check_data(config: Section, dataset: Dataset) -> None:
     section = config[name]
     outputs[name] = _outputs(name, section, data, dataset)
     _check_sizes(name, section, dataset)
+    _check_table(name, section, dataset)
     _check_shapes(name, section, outputs, dataset)
   if any(uses_scorer(config[name]) for name in config["stages"]):
     _outputs("scorer", config["scorer"], data, dataset)
@@ -166,6 +168,16 @@ def _check_sizes(name: str, section: Section, dataset: Dataset) -> None:
       f" batch size is {section['batch_size']}; give a higher end or a smaller"
       " batch."
     )
+
+
+def _check_table(name: str, section: Section, dataset: Dataset) -> None:
+  """Reads a table of difficulties, which must know every training record."""
+  curriculum = section["curriculum"]
+  options = curriculum["difficulty"]
+  ordered = curriculum["order"] in ("curriculum", "anti")
+  if ordered and options["source"] == "file":
+    field = f"config.{name}.curriculum.difficulty.path"
+    score.load(options["path"], field).of(dataset.train.ids, field)
 
 
 def _outputs(

@@ -1,11 +1,11 @@
 """Arrays in an .npz file."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from kdcl_jax import npz
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import permute
 from kdcl_jax.sources import ArraySource, Splits
@@ -33,22 +33,9 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
   Raises:
     UserError: where the file cannot be read or lacks an array.
   """
-  path = pathlib.Path(section["path"]).expanduser()
-  field = f"config.data.path ({str(path)!r})"
-  if not section["path"] or not path.is_file():
-    raise UserError(
-      f"config.data.path is {str(path)!r}, which does not exist; expected an"
-      " .npz file."
-    )
   options = section["options"]
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, EOFError, KeyError) as error:
-    raise UserError(
-      f"config.data.path is {str(path)!r}, which is no readable .npz file of"
-      f" plain arrays ({error})."
-    ) from error
+  arrays = npz.read(section["path"], "config.data.path")
+  field = f"config.data.path ({section['path']!r})"
   if "image" in arrays and "train_image" not in arrays:
     arrays = _divided(arrays, options.get("test", 0.2), seed, field)
   return splits(arrays, field, tuple(options.get("label_names", ())))
