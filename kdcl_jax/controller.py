@@ -117,7 +117,7 @@ class Controller:
       being `total_steps`.
     validation_size: records in the validation split.
     freeze, hold, reduce_learning_rate, stop: the options of each action, with
-      `on`; see `kdcl_jax.config.CURRICULUM`.
+      `on`; see `kdcl_jax.fields.CURRICULUM`.
   """
 
   pacing: Pacing
@@ -333,7 +333,7 @@ def build(
     lessons: how many lessons a smooth pacing is cut into.
     validation_size: records in the validation split.
     options: the sections `freeze`, `hold`, `reduce_learning_rate` and `stop`
-      (see `kdcl_jax.config.CURRICULUM`); an action that is not named is off.
+      (see `kdcl_jax.fields.CURRICULUM`); an action that is not named is off.
 
   Returns:
     A controller; `init` and `update` are pure.

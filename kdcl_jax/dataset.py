@@ -98,7 +98,7 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   """Opens the data of a run.
 
   Args:
-    section: `config.data`; see `kdcl_jax.config.DATA`.
+    section: `config.data`; see `kdcl_jax.fields.DATA`.
     seed: draws the subset, the validation split and the noise; the same seed
       gives the same, whatever else changes.
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from kdcl_jax.config import CHANGEABLE
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.errors import UserError
+from kdcl_jax.fields import CHANGEABLE
 from kdcl_jax.writers import read_json, write_json
 
 _PACKAGES = (
@@ -66,7 +66,7 @@ def record(
 
   Raises:
     UserError: where the directory belongs to a run with another config or
-      other data; fields that may change are `kdcl_jax.config.CHANGEABLE`.
+      other data; fields that may change are `kdcl_jax.fields.CHANGEABLE`.
   """
   present = plain(config)
   path = workdir / "config.json"

@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kdcl_jax.config import did_you_mean
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import UserError, did_you_mean
 
 
 def find(table: Mapping[str, Any], name: str, field: str) -> Any:

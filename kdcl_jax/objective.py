@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kdcl_jax import lookup, schedules
-from kdcl_jax.config import did_you_mean
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import UserError, did_you_mean
 from kdcl_jax.losses import LOSSES
 
 ARRAYS = (

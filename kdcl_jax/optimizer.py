@@ -8,8 +8,8 @@ import jax
 import optax
 
 from kdcl_jax import lookup
-from kdcl_jax.config import OPTIMIZER, did_you_mean
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import UserError, did_you_mean
+from kdcl_jax.fields import OPTIMIZER
 
 # Those that take `weight_decay` apply it as their papers have it; for the rest
 # it is added to the gradient.
@@ -37,7 +37,7 @@ def schedule(section: Mapping[str, Any], total_steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 
   Args:
-    section: `config.<stage>.optimizer`; see `kdcl_jax.config.OPTIMIZER`.
+    section: `config.<stage>.optimizer`; see `kdcl_jax.fields.OPTIMIZER`.
     total_steps: length of the stage.
 
   Returns:
@@ -80,7 +80,7 @@ def build(
 
   Args:
     section: `config.<stage>.optimizer`; keys that are not in
-      `kdcl_jax.config.OPTIMIZER` go to the optax function.
+      `kdcl_jax.fields.OPTIMIZER` go to the optax function.
     total_steps: length of the stage.
     path: name of the section in messages.
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kdcl_jax.config import did_you_mean
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import UserError, did_you_mean
 
 CURVES: dict[str, Callable[[Any], Any]] = {
   "linear": lambda u: u,

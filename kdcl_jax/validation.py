@@ -20,10 +20,9 @@ from kdcl_jax import (
   step,
   weights,
 )
-from kdcl_jax.config import did_you_mean
 from kdcl_jax.curriculum import active_count
 from kdcl_jax.dataset import Dataset
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import UserError, did_you_mean
 
 Section = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdcl_jax import controller
-from kdcl_jax.config import CURRICULUM
+from kdcl_jax.fields import CURRICULUM
 
 LINEAR = lambda p: 0.2 + 0.8 * np.minimum(np.asarray(p) / 0.8, 1.0)
 STEPS = lambda p: np.where(np.asarray(p) < 0.3, 0.25, 1.0)
