@@ -95,11 +95,14 @@ def cutout(*, size: int = 8) -> Callable[[Batch, int], Batch]:
     image = batch["image"]
     height, width = image.shape[1:3]
     keys = (batch["id"], batch["visit"])
-    inside = lambda centre, length: (
-      np.abs(np.arange(length)[None] - centre[:, None] + 0.5) < size / 2
-    )
-    y = inside(integers(height + 1, seed, _CUT_Y, *keys), height)
-    x = inside(integers(width + 1, seed, _CUT_X, *keys), width)
+
+    def inside(key: int, length: int) -> np.ndarray:
+      # An odd square is centred on a pixel, an even one between two.
+      centre = integers(length + 1 - size % 2, seed, key, *keys)
+      offset = np.arange(length) - (centre - size // 2)[:, None]
+      return (offset >= 0) & (offset < size)
+
+    y, x = inside(_CUT_Y, height), inside(_CUT_X, width)
     cut = (y[:, :, None] & x[:, None, :])[..., None]
     return batch | {"image": np.where(cut, np.zeros((), image.dtype), image)}
 
@@ -154,6 +157,7 @@ AUGMENTATIONS: dict[str, Callable[..., Callable[[Batch, int], Batch]]] = {
   "cutout": cutout,
   "mixup": mixup,
 }
+_OF_PICTURES = ("pad_crop", "flip", "cutout")
 
 
 def build(
@@ -187,3 +191,21 @@ def build(
     return batch
 
   return apply
+
+
+def check(
+  sections: Sequence[Mapping[str, Any]], shape: tuple[int, ...]
+) -> None:
+  """Raises `UserError` where an augmentation needs pictures and gets none.
+
+  Args:
+    sections: as for `build`.
+    shape: shape of an input.
+  """
+  for place, section in enumerate(sections):
+    if section["name"] in _OF_PICTURES and len(shape) != 3:
+      raise UserError(
+        f"config.data.augment[{place}].name is {section['name']!r}, which needs"
+        f" pictures of shape (height, width, channels), but the inputs have"
+        f" shape {shape}."
+      )

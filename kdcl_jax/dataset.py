@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcl_jax import label_noise, sources
+from kdcl_jax import augment, label_noise, sources
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import hash64
 from kdcl_jax.sources.memory import DecodedSource
@@ -63,8 +63,10 @@ class Split:
         rows[row] = image
       else:
         readable[row] = False
-    dtype = next((r.dtype for r in rows if r is not None), np.uint8)
-    empty = np.zeros(self.shape, dtype)
+    some = next((r for r in rows if r is not None), None)
+    if some is None:  # so that every batch has the same type
+      some = (sources.first_readable(self.source) or {}).get("image")
+    empty = np.zeros(self.shape, np.uint8 if some is None else some.dtype)
     images = np.stack([empty if r is None else r for r in rows])
     return {"image": images, "label": labels}, readable
 
@@ -109,6 +111,7 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
     UserError: where it cannot be opened or is too small for what is asked.
   """
   train, test, names, shape = sources.load(section, seed)
+  augment.check(section["augment"], shape)
   true_train, true_test = train.labels(), test.labels()
   classes = len(names)
   for split, labels in (("training", true_train), ("test", true_test)):
@@ -149,11 +152,10 @@ def _kept(
   size = len(source) * float(np.prod(shape)) / 2**30
   if hasattr(source, "batch") or size > limit:
     return source
-  try:
-    image = source[0]["image"]
-  except sources.UnreadableRecord:
+  first = sources.first_readable(source)
+  if first is None or first["image"].dtype != np.uint8:
     return source
-  return DecodedSource(source, shape) if image.dtype == np.uint8 else source
+  return DecodedSource(source, shape)
 
 
 def _subset(count: int, limit: int, seed: int, field: str) -> np.ndarray:
@@ -191,11 +193,18 @@ def _fingerprint(
   held: np.ndarray,
   observed: np.ndarray,
 ) -> str:
-  """A hash of sizes, labels, the split, and a few records' content."""
+  """A hash of sizes, labels, the split and content.
+
+  All of the content where it is in memory, else of a few records.
+  """
   digest = hashlib.sha256()
   for array in (ids, held, observed, test.labels()):
     digest.update(np.ascontiguousarray(array, np.int64).tobytes())
   for source in (train, test):
+    if isinstance(source, sources.ArraySource):
+      digest.update(f"{source.image.dtype} {source.image.shape}".encode())
+      digest.update(np.ascontiguousarray(source.image).data)
+      continue
     for record in np.linspace(0, len(source) - 1, 8).astype(int):
       try:
         image = source[int(record)]["image"]

@@ -71,9 +71,14 @@ def confusion(
     >>> confusion(np.array([0, 1]), np.arange(2), np.eye(2)[::-1], 0).tolist()
     [1, 0]
   """
-  threshold = np.cumsum(table, axis=1)[labels]
-  drawn = (uniform(seed, _FLIP, ids)[:, None] >= threshold).sum(axis=1)
-  return np.minimum(drawn, len(table) - 1)
+  cumulative = np.cumsum(table, axis=1)
+  cumulative /= cumulative[:, -1:]  # a class of probability 0 is never drawn
+  chance = uniform(seed, _FLIP, ids)
+  drawn = np.empty(len(labels), np.int64)
+  for label, row in enumerate(cumulative):  # [N, K] at once may not fit
+    of_class = labels == label
+    drawn[of_class] = np.searchsorted(row, chance[of_class], side="right")
+  return drawn
 
 
 def apply(
@@ -122,7 +127,7 @@ def _table(value: str | Sequence[Sequence[float]], classes: int) -> np.ndarray:
     except ValueError as error:
       raise UserError(
         f"{field} is {value!r}, which is no table: {error}."
-      ) from (error)
+      ) from error
   else:
     table = np.asarray(value, float)
   if table.shape != (classes, classes):

@@ -12,6 +12,7 @@ encoded by Pillow.
 import argparse
 import gzip
 import io
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,14 +51,26 @@ def fashion_mnist(folder: pathlib.Path, data_dir: str | None) -> pathlib.Path:
     for split, prefix in _FILES.items()
   }
   for split, (images, labels) in arrays.items():
+    if len(labels) and labels.max() > 9:
+      raise UserError(
+        f"--from is {str(folder)!r}, whose {split} files hold the label"
+        f" {labels.max()}, expected 0 ... 9."
+      )
     if len(images) != len(labels) or images.shape[1:] != (28, 28):
       raise UserError(
         f"--from is {str(folder)!r}, whose {split} files hold {images.shape}"
         f" pictures and {labels.shape} labels, expected as many of 28 x 28."
       )
-  builder = tfds.builder(
-    "fashion_mnist", data_dir=data_dir, file_format="array_record"
-  )
+  try:
+    builder = tfds.builder(
+      "fashion_mnist", data_dir=data_dir, file_format="array_record"
+    )
+  except ValueError as error:  # it is there in another format
+    raise UserError(
+      f"--data_dir is {data_dir or '~/tensorflow_datasets'!r}, where"
+      " fashion_mnist is already prepared in another format than array_record;"
+      " expected another directory."
+    ) from error
   # Only where the records come from differs from the builder of tfds.
   builder._split_generators = lambda manager: {
     split: _records(images, labels)
@@ -119,7 +132,12 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--data_dir", help="of tfds; ~/tensorflow_datasets")
   arguments = parser.parse_args(argv)
   try:
-    path = DATASETS[arguments.name](arguments.folder, arguments.data_dir)
+    # A shell leaves the ~ of --from=~/x to the program.
+    data_dir = arguments.data_dir and os.path.expanduser(arguments.data_dir)
+    path = DATASETS[arguments.name](arguments.folder.expanduser(), data_dir)
+  except OSError as error:
+    print(f"kdcl_jax: --data_dir cannot be written: {error}.", file=sys.stderr)
+    return 2
   except UserError as error:
     print(f"kdcl_jax: {error}", file=sys.stderr)
     return 2

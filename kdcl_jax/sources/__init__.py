@@ -78,6 +78,16 @@ class ArraySource:
     return self.label
 
 
+def first_readable(source: Source) -> dict[str, np.ndarray] | None:
+  """The first record that can be read; None where there is none."""
+  for record_id in range(len(source)):
+    try:
+      return source[record_id]
+    except UnreadableRecord:
+      continue
+  return None
+
+
 def _sources() -> dict[str, Callable[..., Splits]]:
   from kdcl_jax.sources import arrays, digits, folder
 
@@ -108,7 +118,20 @@ def load(section: Mapping[str, Any], seed: int) -> Splits:
   if "." not in name:
     lookup.find(table | {"tfds:NAME": None}, name, "config.data.source")
   function = lookup.find({}, name, "config.data.source")
-  made = lookup.call(function, dict(section["options"]), "config.data.options")
+  if not callable(function):
+    raise UserError(
+      f"config.data.source is {name!r}, which is {type(function).__name__},"
+      " expected a callable that returns a data set."
+    )
+  try:
+    made = lookup.call(
+      function, dict(section["options"]), "config.data.options"
+    )
+  except OSError as error:
+    raise UserError(
+      f"config.data.source is {name!r}, which raised"
+      f" {type(error).__name__}: {error}."
+    ) from error
   return _own(made, name)
 
 
@@ -124,12 +147,47 @@ def _own(made: Any, name: str) -> Splits:
     made = {"train": made[0], "test": made[1]}
   if isinstance(made, Mapping) and {"train", "test"} <= set(made):
     train, test = made["train"], made["test"]
-    classes = int(max(train.labels().max(), test.labels().max())) + 1
-    names = tuple(made.get("label_names", map(str, range(classes))))
-    return Splits(train, test, names, np.shape(train[0]["image"]))
+    top = max(_top(train, "train", name), _top(test, "test", name))
+    names = tuple(made.get("label_names", map(str, range(top + 1))))
+    first = first_readable(train)
+    if first is None:
+      raise UserError(
+        f"config.data.source is {name!r}, of whose training records none can be"
+        " read."
+      )
+    return Splits(train, test, names, np.shape(first["image"]))
   raise UserError(
     f"config.data.source is {name!r}, which returned"
     f" {type(made).__name__}; expected a pair (train, test) of sources, a"
     " mapping with 'train' and 'test', or a mapping of the arrays train_image,"
     " train_label, test_image and test_label."
   )
+
+
+def _top(source: Source, split: str, name: str) -> int:
+  """The highest label of a user's source, once it is known to be one."""
+  lacking = [
+    method
+    for method in ("__len__", "__getitem__", "labels")
+    if not hasattr(source, method)
+  ]
+  if lacking:
+    raise UserError(
+      f"config.data.source is {name!r}, whose {split} source"
+      f" ({type(source).__name__}) has no {', '.join(lacking)}; see"
+      " `kdcl_jax.sources.Source`."
+    )
+  labels = source.labels()
+  if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+    raise UserError(
+      f"config.data.source is {name!r}, whose {split} labels() are"
+      f" {getattr(labels, 'dtype', type(labels).__name__)}, expected a NumPy"
+      " array of whole numbers."
+    )
+  if labels.shape != (len(source),) or not len(labels):
+    raise UserError(
+      f"config.data.source is {name!r}, whose {split} source has {len(source)}"
+      f" records and labels() of shape {labels.shape}, expected one label for"
+      " each of at least one record."
+    )
+  return int(labels.max())

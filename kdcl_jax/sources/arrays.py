@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcl_jax import npz
+from kdcl_jax import lookup, npz
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import permute
 from kdcl_jax.sources import ArraySource, Splits
@@ -34,6 +34,9 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
     UserError: where the file cannot be read or lacks an array.
   """
   options = section["options"]
+  lookup.check_names(
+    options, ("test", "label_names"), "npz", "config.data.options"
+  )
   arrays = npz.read(section["path"], "config.data.path")
   field = f"config.data.path ({section['path']!r})"
   if "image" in arrays and "train_image" not in arrays:
@@ -51,7 +54,9 @@ def _divided(
     )
   if "label" not in arrays:
     raise UserError(f"{field} has no array 'label'.")
-  count = len(arrays["label"])
+  image, label = arrays["image"], arrays["label"]
+  _check_lengths("image", image, "label", label, field)
+  count = len(label)
   shuffled = permute(np.arange(count), count, seed, _SPLIT)
   cut = max(1, round(share * count))
   test, train = np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
@@ -86,20 +91,18 @@ def splits(
     found[name] = np.asarray(arrays[present[0]])
   for split in ("train", "test"):
     image, label = found[f"{split}_image"], found[f"{split}_label"]
-    if len(image) != len(label) or label.ndim != 1 or len(label) == 0:
+    _check_lengths(f"{split}_image", image, f"{split}_label", label, field)
+    whole = np.issubdtype(label.dtype, np.integer)
+    if not whole or label.min() < 0:
+      least = f" from {label.min()}" if whole else ""
       raise UserError(
-        f"{field}: {split}_image has shape {image.shape} and {split}_label"
-        f" {label.shape}, expected one label for each of at least one record."
-      )
-    if not np.issubdtype(label.dtype, np.integer) or label.min() < 0:
-      raise UserError(
-        f"{field}: {split}_label holds {label.dtype} from {label.min()},"
-        " expected whole numbers from 0."
+        f"{field}: {split}_label holds {label.dtype}{least}, expected whole"
+        " numbers from 0."
       )
     if image.dtype != np.uint8:
-      if not np.issubdtype(image.dtype, np.number):
+      if image.dtype.kind not in "biuf":
         raise UserError(
-          f"{field}: {split}_image holds {image.dtype}, expected numbers."
+          f"{field}: {split}_image holds {image.dtype}, expected real numbers."
         )
       image = image.astype(np.float32)
       if not np.isfinite(image).all():
@@ -114,6 +117,12 @@ def splits(
       f"{field}: train_image holds inputs of shape {train} and test_image"
       f" {test}."
     )
+  if found["train_image"].dtype != found["test_image"].dtype:
+    raise UserError(
+      f"{field}: train_image holds {found['train_image'].dtype} and test_image"
+      f" {found['test_image'].dtype}, expected the same of both (uint8 is"
+      " divided by 255, others are not)."
+    )
   top = max(found["train_label"].max(), found["test_label"].max())
   names = names or tuple(str(c) for c in range(int(top) + 1))
   if top >= len(names):
@@ -127,3 +136,18 @@ def splits(
     names,
     train,
   )
+
+
+def _check_lengths(
+  image_name: str,
+  image: np.ndarray,
+  label_name: str,
+  label: np.ndarray,
+  field: str,
+) -> None:
+  lengths = image.shape[:1], label.shape
+  if lengths[0] != lengths[1] or len(label.shape) != 1 or len(label) == 0:
+    raise UserError(
+      f"{field}: {image_name} has shape {image.shape} and {label_name}"
+      f" {label.shape}, expected one label for each of at least one record."
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcl_jax import lookup
 from kdcl_jax.randomness import permute
 from kdcl_jax.sources import ArraySource, Splits
 
@@ -19,17 +20,21 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
   uint8 0 ... 255.
 
   Args:
-    section: `config.data`; nothing of it matters here.
+    section: `config.data`; there are no options.
     seed: does not matter here.
 
   Returns:
     The splits.
+
+  Raises:
+    UserError: for an option, since there are none.
 
   Reference: Alpaydin and Kaynak, "Optical recognition of handwritten digits",
   UCI machine learning repository, 1998, doi:10.24432/C50P49 (its test part).
   """
   from sklearn.datasets import load_digits  # slow to import
 
+  lookup.check_names(section["options"], (), "digits", "config.data.options")
   digits = load_digits()
   image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
   label = digits.target.astype(np.int64)

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from kdcl_jax import lookup
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import permute
 from kdcl_jax.sources import Splits, UnreadableRecord
-from kdcl_jax.sources.images import decode
+from kdcl_jax.sources.images import decode, shape_of
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _SPLIT = 0xF01DE4
+_LOOKED_AT = 1000  # headers read of each split to learn the shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,9 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
   Raises:
     UserError: where there are no pictures, or their sizes differ.
   """
+  lookup.check_names(
+    section["options"], ("test",), "folder", "config.data.options"
+  )
   root = pathlib.Path(section["path"]).expanduser()
   if not section["path"] or not root.is_dir():
     raise UserError(
@@ -73,9 +78,16 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
     )
   divided = (root / "train").is_dir() and (root / "test").is_dir()
   folder = root / "train" if divided else root
-  names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+  names = _classes(folder)
   made = _found(folder, names)
   if divided:
+    unknown = sorted(set(_classes(root / "test")) - set(names))
+    if unknown:
+      raise UserError(
+        f"config.data.path is {str(root)!r}, whose test folder has the class"
+        f" {unknown[0]!r}, which its train folder has not; it has"
+        f" {', '.join(names)}."
+      )
     train, test = made, _found(root / "test", names)
   else:
     share = section["options"].get("test", 0.2)
@@ -94,7 +106,7 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
         f" the {split} split; expected sub-folders of classes with pictures."
       )
   size, channels = section["image_size"], section["channels"]
-  shape, channels = _shape(train, size, channels)
+  shape, channels = _shape(train, test, size, channels)
   source = lambda files: FolderSource(
     tuple(path for path, _ in files),
     np.array([label for _, label in files], np.int64),
@@ -102,6 +114,17 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
     channels,
   )
   return Splits(source(train), source(test), names, shape)
+
+
+def _classes(folder: pathlib.Path) -> tuple[str, ...]:
+  """Names of the sub-folders, without hidden ones such as checkpoints."""
+  return tuple(
+    sorted(
+      path.name
+      for path in folder.iterdir()
+      if path.is_dir() and not path.name.startswith(".")
+    )
+  )
 
 
 def _found(
@@ -116,28 +139,36 @@ def _found(
 
 
 def _shape(
-  files: list[tuple[pathlib.Path, int]], size: int, channels: int
+  train: list[tuple[pathlib.Path, int]],
+  test: list[tuple[pathlib.Path, int]],
+  size: int,
+  channels: int,
 ) -> tuple[tuple[int, ...], int]:
-  """The shape of the first pictures that can be read, and their channels."""
-  shapes = set()
-  for path, _ in files[:100]:
-    try:
-      image = decode(path.read_bytes(), size=size, channels=channels)
-    except (UnreadableRecord, OSError):
-      continue
-    shapes.add(image.shape)
-  if not shapes:
+  """The shape of the pictures, and their channels, from a sample's headers.
+
+  The sample is spread over all classes of both splits. Some grey and some in
+  colour are read in colour.
+  """
+  seen = set()
+  for files in (train, test):
+    for path, _ in files[:: -(-len(files) // _LOOKED_AT)]:
+      try:
+        seen.add(shape_of(path))
+      except UnreadableRecord:
+        continue
+  if not seen:
     raise UserError(
-      f"config.data.path holds {len(files)} pictures of which none of the first"
-      " hundred can be read; expected PNG or JPEG files."
+      f"config.data.path holds {len(train) + len(test)} pictures of which none"
+      " that was tried can be read; expected PNG or JPEG files."
     )
-  if len({shape[-1] for shape in shapes}) > 1:  # some grey, some in colour
-    return _shape(files, size, 3)
-  if len(shapes) > 1:
+  channels = channels or max(shape[-1] for shape in seen)
+  if size:
+    return (size, size, channels), channels
+  sizes = sorted({shape[:2] for shape in seen})
+  if len(sizes) > 1:
     raise UserError(
       "config.data.image_size is 0, but the pictures have different sizes"
-      f" ({', '.join(map(str, sorted(shapes)[:3]))}, ...); give the height and"
-      " width that they are resized to."
+      f" ({', '.join(map(str, sizes[:3]))}, ...); give the height and width"
+      " that they are resized to."
     )
-  shape = shapes.pop()
-  return shape, shape[-1]
+  return (*sizes[0], channels), channels

@@ -1,11 +1,13 @@
 """Any prepared tfds data set, read by `tfds.data_source` without TensorFlow."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from kdcl_jax import lookup
 from kdcl_jax.errors import UserError
 from kdcl_jax.sources import Splits, UnreadableRecord
 from kdcl_jax.sources.images import decode
@@ -64,13 +66,18 @@ def load(name: str, section: Mapping[str, Any]) -> Splits:
   """
   import tensorflow_datasets as tfds  # seconds to import
 
-  options = {
+  usual = {
     "train_split": "train",
     "test_split": "test",
     "image": "image",
     "label": "label",
-  } | dict(section["options"])
-  data_dir = section["data_dir"] or None
+  }
+  lookup.check_names(
+    section["options"], usual, f"tfds:{name}", "config.data.options"
+  )
+  options = usual | dict(section["options"])
+  # A shell leaves the ~ of --config.data.data_dir=~/x to the program.
+  data_dir = os.path.expanduser(section["data_dir"]) or None
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except Exception as error:  # tfds has many names for "not found"
@@ -80,6 +87,13 @@ def load(name: str, section: Mapping[str, Any]) -> Splits:
     ) from error
   if not builder.data_path.exists():
     raise UserError(_not_prepared(name, builder))
+  if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+    raise UserError(
+      f"config.data.source is 'tfds:{name}', which is prepared in"
+      f" {builder.data_path} as {builder.info.file_format.value}, expected"
+      " array_record (random access); prepare it in another data_dir by tfds"
+      f" build {name} --file_format=array_record."
+    )
   features = builder.info.features
   for field in ("image", "label"):
     if options[field] not in features:
@@ -87,13 +101,21 @@ def load(name: str, section: Mapping[str, Any]) -> Splits:
         f"config.data.options.{field} is {options[field]!r}, which is no"
         f" feature of 'tfds:{name}'; it has {', '.join(features)}."
       )
+  if not hasattr(features[options["label"]], "names"):
+    raise UserError(
+      f"config.data.options.label is {options['label']!r}, which is a"
+      f" {type(features[options['label']]).__name__} of 'tfds:{name}', expected"
+      " a ClassLabel."
+    )
   for field in ("train_split", "test_split"):
-    base = options[field].split("[")[0]
-    if base not in builder.info.splits:
+    try:
+      builder.info.splits[options[field]]
+    except (KeyError, ValueError, AssertionError) as error:
       raise UserError(
         f"config.data.options.{field} is {options[field]!r}, which is no split"
-        f" of 'tfds:{name}'; it has {', '.join(builder.info.splits)}."
-      )
+        f" of 'tfds:{name}'; it has {', '.join(builder.info.splits)}, and"
+        " parts of them such as 'train[:10%]'."
+      ) from error
   shape = tuple(features[options["image"]].shape)
   channels = section["channels"] or shape[-1] or 3
   size = section["image_size"]
@@ -143,7 +165,15 @@ def _source(
   )
   key = (str(builder.data_path), split, label)
   if key not in _LABELS:  # read once, not for each seed of a run
-    _LABELS[key] = np.array([record[label] for record in records], np.int64)
+    try:
+      found = np.array([record[label] for record in records], np.int64)
+    except (RuntimeError, IndexError, ValueError) as error:
+      raise UserError(
+        f"config.data.source has damaged files in {builder.data_path}"
+        f" ({str(error).splitlines()[0]}); delete the directory and prepare it"
+        " again."
+      ) from error
+    _LABELS[key] = found
   return TfdsSource(_Renamed(records, image), _LABELS[key], size, channels)
 
 

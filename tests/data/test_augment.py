@@ -64,16 +64,20 @@ def test_flip_mirrors_about_half_of_the_pictures():
   assert (same ^ mirrored).all() and 15 < mirrored.sum() < 35
 
 
-def test_cutout_zeroes_one_square_cut_off_at_the_border():
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_cutout_zeroes_one_square_cut_off_at_the_border(size):
   rows = batch(np.arange(50), np.zeros(50, int))
-  out = augment.cutout(size=4)(rows, 0)["image"]
+  out = augment.cutout(size=size)(rows, 0)["image"]
+  widest = 0
   for before, after in zip(rows["image"], out, strict=True):
     cut = (after == 0).all(-1)  # no pixel was 0 before
     y, x = np.flatnonzero(cut.any(1)), np.flatnonzero(cut.any(0))
     assert cut.sum() == len(y) * len(x)
     assert (np.diff(y) == 1).all() and (np.diff(x) == 1).all()
-    assert 2 <= len(y) <= 4 and 2 <= len(x) <= 4
+    assert size // 2 <= len(y) <= size and size // 2 <= len(x) <= size
+    widest = max(widest, min(len(y), len(x)))
     np.testing.assert_array_equal(before[~cut], after[~cut])
+  assert widest == size
 
 
 def test_mixup_mixes_pairs_by_a_beta_distributed_share():

@@ -125,3 +125,39 @@ def test_a_table_from_a_file_is_checked(tmp_path):
     label_noise.apply(LABELS, IDS, section, 10, seed=0)
   with pytest.raises(UserError, match=r"expected \(5, 5\)"):
     label_noise.apply(LABELS % 5, IDS, section, 5, seed=0)
+
+
+def test_a_class_of_probability_zero_is_never_drawn():
+  ids = np.arange(4_000_000)
+  table = np.array([[1 - 9e-7, 0.0], [0.0, 1.0]])  # a rounded row
+  assert not label_noise.confusion(np.zeros_like(ids), ids, table, 0).any()
+
+
+def test_the_fingerprint_sees_every_record_in_memory(tmp_path):
+  image = np.random.default_rng(0).random((40, 4)).astype(np.float32)
+  prints = []
+  for record in (None, 1):
+    if record is not None:
+      image[record] += 1
+    label = np.arange(40) % 2
+    path = tmp_path / "data.npz"
+    np.savez(
+      path,
+      train_image=image,
+      train_label=label,
+      test_image=image,
+      test_label=label,
+    )
+    prints.append(load(source="npz", path=str(path)).fingerprint)
+  assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("name", ["pad_crop", "flip", "cutout"])
+def test_vectors_are_not_augmented_as_pictures(tmp_path, name):
+  label = np.arange(40) % 2
+  path = tmp_path / "data.npz"
+  np.savez(path, image=np.zeros((40, 4), np.float32), label=label)
+  given = dict(source="npz", path=str(path), validation=5)
+  with pytest.raises(UserError, match="needs pictures"):
+    load(**given, augment=({"name": name},))
+  assert load(**given, augment=({"name": "mixup"},)).shape == (4,)

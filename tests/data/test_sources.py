@@ -1,6 +1,5 @@
 """Sources: stable ids, faults counted, mistakes told."""
 
-import gzip
 import sys
 
 import numpy as np
@@ -8,8 +7,9 @@ import pytest
 from PIL import Image
 
 from kdcl_jax import config as kdcl
-from kdcl_jax import dataset, prepare, sources
+from kdcl_jax import dataset, sources
 from kdcl_jax.errors import UserError
+from kdcl_jax.sources.memory import DecodedSource
 
 
 def section(**data):
@@ -79,7 +79,11 @@ def test_npz_files_of_three_spellings(tmp_path, names):
     (dict(train_label=np.arange(10) / 2), "whole numbers from 0"),
     (dict(test_image=np.zeros((4, 5), np.float32)), r"shape \(4,\)"),
     (dict(train_image=np.full((10, 4), np.nan, np.float32)), "NaN"),
-    (dict(train_image=np.full((10, 4), "a")), "expected numbers"),
+    (dict(train_image=np.full((10, 4), "a")), "expected real numbers"),
+    (dict(train_image=np.full((10, 4), 1j)), "expected real numbers"),
+    (dict(train_image=np.float32(3)), "one label for each"),
+    (dict(train_label=np.full(10, "a")), "whole numbers from 0"),
+    (dict(train_image=np.zeros((10, 4), np.uint8)), "the same of both"),
   ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, changes, words):
@@ -87,6 +91,14 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, changes, words):
   np.savez(path, **arrays(**changes))
   with pytest.raises(UserError, match=words):
     sources.load(section(source="npz", path=str(path)), 0)
+
+
+def test_a_file_of_one_part_is_checked_before_it_is_divided(tmp_path):
+  path = tmp_path / "data.npz"
+  for labels in (9, 11):
+    np.savez(path, image=np.zeros((10, 4)), label=np.arange(labels))
+    with pytest.raises(UserError, match="one label for each"):
+      sources.load(section(source="npz", path=str(path)), 0)
 
 
 def test_pickles_and_damaged_files_are_refused_and_never_opened(tmp_path):
@@ -117,6 +129,7 @@ def pictures(root, *, sizes=((6, 5),), modes=("RGB",)):
 def test_a_folder_has_stable_ids_and_a_broken_picture_is_only_counted(tmp_path):
   pictures(tmp_path)
   (tmp_path / "train" / "cat" / "0.jpg").write_bytes(b"\xff\xd8 broken")
+  (tmp_path / "train" / ".checkpoints").mkdir()
   given = section(source="folder", path=str(tmp_path), validation=2)
   data = dataset.load(given, seed=0)
   assert data.label_names == ("cat", "dog") and data.shape == (6, 5, 3)
@@ -127,6 +140,7 @@ def test_a_folder_has_stable_ids_and_a_broken_picture_is_only_counted(tmp_path):
     assert (rows["image"][0] == 0).all()
     assert rows["image"][5, 0, 0].tolist() == [50, 200, 30]
     assert rows["image"].shape == (12, 6, 5, 3)
+  assert isinstance(data.train.source, DecodedSource)
   with pytest.raises(sources.UnreadableRecord):
     data.train.source[0]
 
@@ -165,6 +179,32 @@ def test_a_folder_without_a_test_part_is_divided_by_the_seed(tmp_path):
   assert one.test.paths != two.test.paths
 
 
+def test_a_size_is_asked_for_wherever_the_other_one_is(tmp_path):
+  for place in ("train/dog", "test/dog"):  # no picture of the first class
+    root = tmp_path / place.replace("/", "_")
+    pictures(root)
+    Image.new("RGB", (9, 9)).save(root / place / "5.png")
+    with pytest.raises(UserError, match="config.data.image_size is 0"):
+      sources.load(section(source="folder", path=str(root)), 0)
+
+
+def test_a_class_of_the_test_part_alone_is_told(tmp_path):
+  pictures(tmp_path)
+  (tmp_path / "test" / "zebra").mkdir()
+  with pytest.raises(UserError, match="the class 'zebra'"):
+    sources.load(section(source="folder", path=str(tmp_path)), 0)
+
+
+def test_pictures_of_16_bits_are_scaled_not_clipped(tmp_path):
+  from kdcl_jax.sources import images
+
+  path = tmp_path / "deep.png"
+  deep = np.array([[0, 257, 32_896, 65_535]], np.uint16)
+  Image.fromarray(deep).save(path)
+  decoded = images.decode(path.read_bytes())
+  assert decoded.ravel().tolist() == [0, 1, 128, 255]
+
+
 def test_a_bomb_of_pixels_is_not_decoded(tmp_path):
   from kdcl_jax.sources import images
 
@@ -176,7 +216,7 @@ def test_a_bomb_of_pixels_is_not_decoded(tmp_path):
 
 OWN = """
 import numpy as np
-from kdcl_jax.sources import ArraySource
+from kdcl_jax.sources import ArraySource, UnreadableRecord
 
 def arrays(count=4):
   label = np.arange(count) % 2
@@ -190,6 +230,38 @@ def pair():
 
 def nothing():
   return 3
+
+class Own:
+  def __init__(self, bad=(), labels=None):
+    self.bad, self.given = bad, labels
+  def __len__(self):
+    return 6
+  def __getitem__(self, record):
+    if record in self.bad:
+      raise UnreadableRecord("bad")
+    return {"image": np.ones(3, np.float32), "label": record % 2}
+  def labels(self):
+    return np.arange(6) % 2 if self.given is None else self.given
+
+def faulty():
+  return Own(bad=(0, 4, 5)), Own()
+
+def unreadable():
+  return Own(bad=range(6)), Own()
+
+def listed():
+  return Own(labels=[0, 1] * 3), Own()
+
+def short():
+  return Own(labels=np.arange(5)), Own()
+
+def bare():
+  return [1, 2], [3]
+
+def missing_file():
+  raise FileNotFoundError("x.bin")
+
+number = 3
 """
 
 
@@ -207,89 +279,23 @@ def test_a_users_callable_returns_arrays_or_sources(tmp_path, monkeypatch):
     load("arrays", cuont=6)
   with pytest.raises(UserError, match="cannot be imported"):
     load("missing")
+  for name, words in (
+    ("unreadable", "none can be read"),
+    ("listed", "are list, expected a NumPy array"),
+    ("short", "6 records and labels"),
+    ("bare", "list.* has no labels"),
+    ("missing_file", "FileNotFoundError: x.bin"),
+    ("number", "is int, expected a callable"),
+  ):
+    with pytest.raises(UserError, match=words):
+      load(name)
+  faulty = dataset.load(section(source="own_source.faulty"), seed=0)
+  rows, readable = faulty.train.fetch(np.array([4, 5]))
+  assert not readable.any() and rows["image"].dtype == np.float32
   del sys.modules["own_source"]
 
 
-def idx(path, array):
-  head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-  path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-  """A real tfds directory of Fashion-MNIST, made from tiny idx files."""
-  folder = tmp_path_factory.mktemp("idx")
-  rng = np.random.default_rng(0)
-  made = {}
-  for prefix, count in (("train", 30), ("t10k", 10)):
-    made[prefix] = rng.integers(0, 256, (count, 28, 28)), np.arange(count) % 10
-    idx(folder / f"{prefix}-images-idx3-ubyte.gz", made[prefix][0])
-    idx(folder / f"{prefix}-labels-idx1-ubyte.gz", made[prefix][1])
-  target = folder / "tfds"
-  arguments = [
-    "fashion_mnist",
-    "--from",
-    str(folder),
-    "--data_dir",
-    str(target),
-  ]
-  assert prepare.main(arguments) == 0
-  return folder, target, made
-
-
-def test_prepared_fashion_mnist_is_read_by_tfds_itself(prepared):
-  import tensorflow_datasets as tfds
-
-  _, target, made = prepared
-  records = tfds.data_source("fashion_mnist", split="train", data_dir=target)
-  assert len(records) == 30
-  images, labels = made["train"]
-  want = {
-    pixels.astype(np.uint8).tobytes(): y for pixels, y in zip(images, labels)
-  }
-  for record in records:
-    assert want[record["image"].tobytes()] == record["label"]
-  assert "tensorflow" not in sys.modules
-
-
-def test_a_tfds_source_reads_the_same_records(prepared):
-  _, target, made = prepared
-  given = section(
-    source="tfds:fashion_mnist", data_dir=str(target), validation=5
-  )
-  data = dataset.load(given, seed=0)
-  assert (len(data.train), len(data.validation), len(data.test)) == (25, 5, 10)
-  assert data.label_names[9] == "Ankle boot" and data.shape == (28, 28, 1)
-  rows, readable = data.train.fetch(np.arange(30))
-  assert readable.all()
-  want = {
-    pixels.astype(np.uint8).tobytes(): y for pixels, y in zip(*made["train"])
-  }
-  for image, label in zip(rows["image"], rows["label"], strict=True):
-    assert want[image.tobytes()] == label
-
-
-def test_tfds_mistakes_are_told(prepared, tmp_path):
-  _, target, _ = prepared
-  load = lambda **data: sources.load(section(**data), 0)
-  with pytest.raises(UserError, match="kdcl_jax.prepare fashion_mnist"):
-    load(source="tfds:fashion_mnist", data_dir=str(tmp_path))
-  with pytest.raises(UserError, match="tfds cannot find"):
-    load(source="tfds:no_such_data", data_dir=str(tmp_path))
-  with pytest.raises(UserError, match="test_split is 'tset'"):
-    load(
-      source="tfds:fashion_mnist",
-      data_dir=str(target),
-      options=dict(test_split="tset"),
-    )
-
-
-def test_preparing_says_what_is_missing_or_damaged(prepared, tmp_path, capsys):
-  folder, _, _ = prepared
-  arguments = ["fashion_mnist", "--from", str(tmp_path)]
-  assert prepare.main(arguments) == 2
-  assert "lacks the file" in capsys.readouterr().err
-  for path in folder.glob("*.gz"):
-    (tmp_path / path.name).write_bytes(path.read_bytes()[:60])
-  assert prepare.main(arguments) == 2
-  assert "is no idx file" in capsys.readouterr().err
+@pytest.mark.parametrize("source", ["digits", "npz", "folder"])
+def test_an_option_that_a_source_does_not_take_is_told(source):
+  with pytest.raises(UserError, match="config.data.options.tset is no field"):
+    sources.load(section(source=source, options=dict(tset=0.5)), 0)
