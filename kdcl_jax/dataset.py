@@ -110,7 +110,8 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   Raises:
     UserError: where it cannot be opened or is too small for what is asked.
   """
-  train, test, names, shape = sources.load(section, seed)
+  # A source without test records draws the same ones for every seed of a run.
+  train, test, names, shape = sources.load(section, 0)
   augment.check(section["augment"], shape)
   true_train, true_test = train.labels(), test.labels()
   classes = len(names)
@@ -122,10 +123,10 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
       )
   ids = _subset(len(true_train), section["train_size"], seed, "train_size")
   test_ids = _subset(len(true_test), section["test_size"], 0, "test_size")
-  held = _validation(ids, true_train, section["validation"], seed)
   everything = np.arange(len(true_train))
   noise = section["label_noise"]
   observed = label_noise.apply(true_train, everything, noise, classes, seed)
+  held = _validation(ids, observed, section["validation"], seed)
   seen = observed if noise["validation"] else true_train
   train_kept = _kept(train, shape, section["memory_gb"])
   test_kept = _kept(test, shape, section["memory_gb"])
@@ -171,7 +172,7 @@ def _subset(count: int, limit: int, seed: int, field: str) -> np.ndarray:
 def _validation(
   ids: np.ndarray, labels: np.ndarray, size: float, seed: int
 ) -> np.ndarray:
-  """A seeded part of the ids, with the classes' shares of the whole."""
+  """A seeded part of the ids, with the observed classes' shares."""
   wanted = size if isinstance(size, int) else round(size * len(ids))
   if not 1 <= wanted < len(ids):
     raise UserError(
