@@ -378,18 +378,24 @@ def test_weights_for_other_classes_say_how_many(tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    (["--workdir=x"], ["--config is missing"]),
+    (["--workdir=WORKDIR"], ["--config is missing"]),
     (["--config=configs/digits.py"], ["--workdir is missing"]),
-    (["--config=configs/nothing.py", "--workdir=x"], ["configs/nothing.py"]),
-    (["--config=configs/digits.py:dirty", "--workdir=x"], ["'dirty'", "clean"]),
     (
-      ["--config=configs/digits.py", "--workdir=x", "--config.sedes=3"],
+      ["--config=configs/nothing.py", "--workdir=WORKDIR"],
+      ["configs/nothing.py"],
+    ),
+    (
+      ["--config=configs/digits.py:dirty", "--workdir=WORKDIR"],
+      ["'dirty'", "clean"],
+    ),
+    (
+      ["--config=configs/digits.py", "--workdir=WORKDIR", "--config.sedes=3"],
       ["sedes", "seeds"],
     ),
     (
       [
         "--config=configs/digits.py",
-        "--workdir=x",
+        "--workdir=WORKDIR",
         "--config.student.objective.kd.temperature=-1.0",
       ],
       ["config.student.objective.kd.temperature is -1.0"],
@@ -401,8 +407,9 @@ def test_weights_for_other_classes_say_how_many(tmp_path):
   ],
 )
 def test_the_command_line_says_it_in_one_line_and_exits_with_2(
-  arguments, words
+  arguments, words, tmp_path
 ):
+  arguments = [a.replace("WORKDIR", str(tmp_path / "run")) for a in arguments]
   done = subprocess.run(
     [sys.executable, "-m", "kdcl_jax.main", *arguments],
     capture_output=True,
