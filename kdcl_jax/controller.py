@@ -28,7 +28,8 @@ STOP = "stop"
 OPTIONS: dict[str, dict[str, Any]] = {
   # Freeze the course and roll back when validation accuracy has been further
   # below the best than `tolerance` standard errors, `patience` times running.
-  "freeze": {"patience": 2, "tolerance": 1.0},
+  # 0.6 is 2 points on 200 records.
+  "freeze": {"patience": 2, "tolerance": 0.6},
   # Hold the fraction while the lesson's training accuracy is below
   # `train_accuracy`, for at most `most` lessons.
   "hold": {"train_accuracy": 0.9, "most": 5},
@@ -173,7 +174,7 @@ class Controller:
       actions=(),
       reasons=(),
     )
-    tolerance = self.tolerance(state.best_accuracy)
+    tolerance = self.tolerance
     fall = state.best_accuracy - accuracy
     worse = fall > tolerance and not state.frozen
     new = dataclasses.replace(new, worse=state.worse + 1 if worse else 0)
@@ -216,17 +217,17 @@ class Controller:
       new = dataclasses.replace(new, actions=(GO_ON,))
     return dataclasses.replace(new, lesson_end=self._lesson_end(state, new))
 
-  def tolerance(self, accuracy: float) -> float:
-    """Fall of validation accuracy that sampling explains.
+  @property
+  def tolerance(self) -> float:
+    """Fall of validation accuracy that sampling may explain.
 
-    `tolerance * sqrt(p (1 - p) / n)`: the standard error of an accuracy p on n
-    records, times the option `freeze.tolerance`.
+    `freeze.tolerance * sqrt(1 / (4 n))`: the largest standard error that an
+    accuracy on n records can have, times the option. Falls are measured on the
+    same records, so they vary less than two samples would, and half of it is
+    already unlikely to be chance for several lessons running.
     """
-    p = min(max(accuracy, 0.0), 1.0)
-    error = math.sqrt(p * (1 - p) / max(self.validation_size, 1))
-    # One record is the least that an accuracy can move by.
-    return max(
-      self.freeze["tolerance"] * error, 0.5 / max(self.validation_size, 1)
+    return self.freeze["tolerance"] * math.sqrt(
+      0.25 / max(self.validation_size, 1)
     )
 
   def _paced(self, step: float) -> float:

@@ -51,8 +51,8 @@ def test_lessons_of_a_smooth_pacing_are_equal_intervals():
 def test_a_real_fall_twice_freezes_and_rolls_back_to_the_best():
   course = build(freeze={"patience": 2, "tolerance": 1.0})
   states = history(course, [0.50, 0.60, 0.54, 0.52, 0.70])
-  # sqrt(.6 * .4 / 100) = .049: both 0.54 and 0.52 are further below 0.60.
-  assert course.tolerance(0.60) == pytest.approx(0.04899, abs=1e-5)
+  # sqrt(1 / 400) = .05: both 0.54 and 0.52 are further below 0.60.
+  assert course.tolerance == pytest.approx(0.05)
   assert states[3].worse == 1 and not states[3].frozen
   frozen = states[4]
   assert frozen.actions == (controller.FREEZE, controller.ROLL_BACK)
@@ -78,7 +78,9 @@ def test_one_fall_between_good_lessons_does_not_freeze():
 
 def test_the_tolerance_shrinks_with_the_validation_split():
   small, large = build(size=100), build(size=10_000)
-  assert small.tolerance(0.5) == pytest.approx(10 * large.tolerance(0.5))
+  assert small.tolerance == pytest.approx(10 * large.tolerance)
+  # The default is the rule of the pilot: two points on two hundred records.
+  assert build(size=200).tolerance == pytest.approx(0.021, abs=5e-4)
 
 
 def test_the_learning_rate_falls_when_validation_loss_stops_improving():
