@@ -4,13 +4,14 @@ r"""Fashion-MNIST through tfds: a convolutional teacher into a tiny student.
   python -m kdcl_jax.main --config=configs/fashion_mnist.py \
     --workdir=runs/fashion_mnist
 
-54,000 training, 6,000 validation and 10,000 test records, true labels: on clean
-data a curriculum is not expected to help, distillation a little; the README has
-the figures as measured. About four minutes for one seed on two cores.
+54,000 training, 6,000 validation and 10,000 test records, true labels: a control
+on which nothing is gained. Expect 87.9, 86.4, 87.7 and 86.8 % (baseline,
+curriculum, kd, student; five seeds, each within 0.4) and teachers of 90.1
+(plain) and 88.0 %. A minute and a half for one seed on two cores.
 
 Variant `:noisy`: 5,000 training and 1,000 validation records of which 40 % have
-wrong labels, the 2 x 2 of `configs/digits.py`. Expect about 71, 73 and 82 %
-(baseline, kd, student).
+wrong labels, the 2 x 2 of `configs/digits.py`. Expect about 75, 81, 76 and 80 %
+(baseline, curriculum, kd, student); a minute for a seed.
 """
 
 from ml_collections import ConfigDict
