@@ -4,8 +4,8 @@ r"""Fashion-MNIST through tfds: a convolutional teacher into a tiny student.
   python -m kdcl_jax.main --config=configs/fashion_mnist.py \
     --workdir=runs/fashion_mnist
 
-54,000 training, 6,000 validation and 10,000 test records, true labels: a control
-on which nothing is gained. Expect 87.9, 86.4, 87.7 and 86.8 % (baseline,
+54,000 training, 6,000 validation and 10,000 test records, true labels: a case
+in which nothing is gained. Expect 87.9, 86.4, 87.7 and 86.8 % (baseline,
 curriculum, kd, student; five seeds, each within 0.4) and teachers of 90.1
 (plain) and 88.0 %. A minute and a half for one seed on two cores.
 
