@@ -46,6 +46,51 @@ from kdcl_jax.losses.correlation import mlkd
 from kdcl_jax.losses.correlation import mlkd_batch
 from kdcl_jax.losses.correlation import mlkd_class
 
+# Features, layer by layer.
+from kdcl_jax.losses.features import cwd
+from kdcl_jax.losses.features import fitnet
+from kdcl_jax.losses.features import srrl
+from kdcl_jax.losses.features import vid
+from kdcl_jax.losses.features import vid_initial_log_scale
+from kdcl_jax.losses.attention_maps import at
+from kdcl_jax.losses.attention_maps import ft
+from kdcl_jax.losses.attention_maps import nst
+from kdcl_jax.losses.layers import ab
+from kdcl_jax.losses.layers import fsp
+from kdcl_jax.losses.layers import reviewkd
+from kdcl_jax.losses.margins import ofd
+from kdcl_jax.losses.margins import ofd_margin
+from kdcl_jax.losses.masked_features import mgd
+from kdcl_jax.losses.masked_features import mgd_mask
+
+# Features over the whole batch, and relations between its examples.
+from kdcl_jax.losses.feature_statistics import pearson
+from kdcl_jax.losses.feature_statistics import srd
+from kdcl_jax.losses.similarities import pkt
+from kdcl_jax.losses.similarities import sp
+from kdcl_jax.losses.relations import rkd
+from kdcl_jax.losses.relations import rkd_angle
+from kdcl_jax.losses.relations import rkd_distance
+from kdcl_jax.losses.congruence import cc
+from kdcl_jax.losses.congruence import cckd
+
+# Contrast against remembered embeddings.
+from kdcl_jax.losses.contrastive import crd
+from kdcl_jax.losses.contrastive import crd_nce
+from kdcl_jax.losses.contrast_memory import CrdMemory
+from kdcl_jax.losses.contrast_memory import crd_init
+from kdcl_jax.losses.contrast_memory import crd_negatives
+from kdcl_jax.losses.contrast_memory import crd_update
+
+# Hidden states and attention scores of transformers.
+from kdcl_jax.losses.attention_scores import attention_ce
+from kdcl_jax.losses.attention_scores import attention_mse
+from kdcl_jax.losses.hidden_states import bert_pkd
+from kdcl_jax.losses.hidden_states import hidden_cosine
+from kdcl_jax.losses.hidden_states import hidden_fsp
+from kdcl_jax.losses.hidden_states import hidden_mmd
+from kdcl_jax.losses.hidden_states import hidden_mse
+
 # A teacher of which only the top k classes are stored.
 from kdcl_jax.losses.sparse import TopK
 from kdcl_jax.losses.sparse import sparse_jsd
@@ -75,29 +120,56 @@ from kdcl_jax.losses.chunking import chunked
 
 # The losses that a config can name: their arrays are what a stage has.
 LOSSES: dict[str, Callable[..., jax.Array]] = {
+  "ab": ab,
   "adaptive_kl": adaptive_kl,
+  "at": at,
+  "attention_ce": attention_ce,
+  "attention_mse": attention_mse,
+  "bert_pkd": bert_pkd,
+  "cc": cc,
+  "cckd": cckd,
   "cross_entropy": cross_entropy,
+  "cwd": cwd,
   "deit_soft": deit_soft,
   "dist": dist,
   "dkd": dkd,
   "dml": dml,
+  "fitnet": fitnet,
   "forward_kl": forward_kl,
+  "fsp": fsp,
+  "ft": ft,
   "gkd": gkd,
   "hard": hard,
+  "hidden_cosine": hidden_cosine,
+  "hidden_fsp": hidden_fsp,
+  "hidden_mmd": hidden_mmd,
+  "hidden_mse": hidden_mse,
   "js": js,
   "kd": kd,
   "kd_ce": kd_ce,
   "logit_mse": logit_mse,
   "lskd": lskd,
+  "mgd": mgd,
   "mld": mld,
   "mlkd": mlkd,
   "mlkd_batch": mlkd_batch,
   "mlkd_class": mlkd_class,
   "nkd": nkd,
+  "nst": nst,
+  "ofd": ofd,
+  "pearson": pearson,
+  "pkt": pkt,
   "reverse_kl": reverse_kl,
+  "reviewkd": reviewkd,
+  "rkd": rkd,
+  "rkd_angle": rkd_angle,
+  "rkd_distance": rkd_distance,
   "skew_forward_kl": skew_forward_kl,
   "skew_reverse_kl": skew_reverse_kl,
+  "sp": sp,
+  "srd": srd,
   "symmetric_kl": symmetric_kl,
   "total_variation": total_variation,
+  "vid": vid,
   "wsld": wsld,
 }
