@@ -19,6 +19,7 @@ from kdcl_jax.models import (
   resnet,
   shufflenet,
   vgg,
+  vit,
   wide_resnet,
 )
 
@@ -49,6 +50,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "vgg16": functools.partial(vgg.VGG, blocks=(2, 2, 3, 3, 3)),
   "vgg19": functools.partial(vgg.VGG, blocks=(2, 2, 4, 4, 4)),
   "mobilenet_v2": mobilenet.MobileNetV2,
+  "vit": vit.VisionTransformer,
   "shufflenet_v1": shufflenet.ShuffleNetV1,
   "shufflenet_v2": shufflenet.ShuffleNetV2,
 }
@@ -74,7 +76,7 @@ def build(
     **options: the module's own fields.
 
   Returns:
-    The module. A user's gets `dtype` and `axis_name` only if it has them.
+    The module. It gets `dtype` and `axis_name` only if it has them.
 
   Raises:
     UserError: where there is no such model or field.
@@ -87,8 +89,7 @@ def build(
   given = {"num_classes": num_classes, "dtype": dtype, "axis_name": axis_name}
   accepted = inspect.signature(factory).parameters
   open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-  if name not in MODELS:
-    given = {k: v for k, v in given.items() if k in accepted or open_ended}
+  given = {k: v for k, v in given.items() if k in accepted or open_ended}
   if name in MODELS and open_ended:  # a factory that passes on to a module
     known = ["depth", "widths", "dtype", "axis_name"]
     lookup.check_names(options, known, name, field)
@@ -159,6 +160,17 @@ def forward(
   else:
     output = module.apply(present, x, rngs=rngs if train else None, **flags)
   return _outputs(module, output), stats
+
+
+def call(
+  module: nn.Module,
+  x: jax.Array,
+  *,
+  train: bool = False,
+  mask: jax.Array | None = None,
+) -> dict[str, Any]:
+  """`forward` of a module that is part of another, inside that one."""
+  return _outputs(module, module(x, **_flags(module, train, mask)))
 
 
 def _flags(
