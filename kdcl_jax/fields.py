@@ -143,6 +143,7 @@ OPTIMIZER = Free(
     "decay_all": _flag(False),
     "clip": _not_negative(0.0),
     "ema": _number(0.0, "a number in [0, 1)", lambda v: 0 <= v < 1),
+    "projectors": Free({}),  # laid over these for the projectors' parameters
   }
 )
 

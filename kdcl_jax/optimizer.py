@@ -10,6 +10,7 @@ import optax
 from kdcl_jax import lookup
 from kdcl_jax.errors import UserError, did_you_mean
 from kdcl_jax.fields import OPTIMIZER
+from kdcl_jax.momentum import dot
 
 # Those that take `weight_decay` apply it as their papers have it; for the rest
 # it is added to the gradient.
@@ -25,6 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adabelief": optax.adabelief,
   "adafactor": optax.adafactor,
   "amsgrad": optax.amsgrad,
+  "dot": dot,
   "lamb": optax.lamb,
   "lars": optax.lars,
   "lion": optax.lion,
@@ -70,10 +72,95 @@ def schedule(section: Mapping[str, Any], total_steps: int) -> optax.Schedule:
   )
 
 
+_MOMENTUM = inspect.signature(dot).parameters["momentum"].default
+
+
+def wants_two_gradients(section: Mapping[str, Any]) -> bool:
+  """Whether the optimizer takes the gradient of distillation apart."""
+  return section["name"] == "dot"
+
+
 def build(
   section: Mapping[str, Any], total_steps: int, *, path: str = "optimizer"
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer of a stage: one for the model, one for the projectors.
+
+  Args:
+    section: `config.<stage>.optimizer`; what `projectors` holds is laid over it
+      for the projectors' group. Under `dot` these have only one gradient, and
+      plain momentum.
+    total_steps: length of the stage.
+    path: name of the section in messages.
+
+  Returns:
+    A transformation of `{"model": ..., "projectors": ...}`, see
+    `kdcl_jax.state.groups`; `distillation`, if given, is of the same form.
+
+  Raises:
+    UserError: see `single`.
+  """
+  own = dict(section["projectors"])
+  for key in ("schedule", "projectors", "ema"):
+    if key in own:
+      raise UserError(
+        f"{path}.projectors.{key} is given, but projectors share that of the"
+        " model; take it out."
+      )
+  base = dict(section)
+  if wants_two_gradients(section):
+    if section["clip"]:
+      raise UserError(
+        f"{path}.clip is {section['clip']!r}, but dot keeps two gradients apart"
+        " and clips none; expected 0."
+      )
+    base["name"] = "sgd"
+    base.pop("delta", None)
+    base.setdefault("momentum", _MOMENTUM)
+  if own.get("name", base["name"]) != base["name"]:  # takes other arguments
+    base = {k: v for k, v in base.items() if k in OPTIMIZER.fields}
+  model = optax.with_extra_args_support(single(section, total_steps, path=path))
+  other = optax.with_extra_args_support(
+    single(base | own, total_steps, path=f"{path}.projectors")
+  )
+
+  def init(params: Any) -> dict[str, Any]:
+    return {
+      "model": model.init(params["model"]),
+      "projectors": other.init(params["projectors"]),
+    }
+
+  def update(
+    gradients: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    distillation: Any = None,
+  ) -> tuple[Any, Any]:
+    extra = {}
+    whole = gradients["projectors"]
+    if distillation is not None:
+      extra = {"distillation": distillation["model"]}
+      whole = jax.tree.map(
+        lambda a, b: a + b, whole, distillation["projectors"]
+      )
+    first, first_state = model.update(
+      gradients["model"], state["model"], params["model"], **extra
+    )
+    second, second_state = other.update(
+      whole, state["projectors"], params["projectors"]
+    )
+    return (
+      {"model": first, "projectors": second},
+      {"model": first_state, "projectors": second_state},
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def single(
+  section: Mapping[str, Any], total_steps: int, *, path: str = "optimizer"
 ) -> optax.GradientTransformation:
-  """The optimizer of a stage.
+  """The optimizer of one group of parameters.
 
   Weight decay leaves out biases and the scales of normalisation (every
   parameter with fewer than two axes) unless `decay_all` is set.

@@ -19,12 +19,14 @@ from kdcl_jax import (
   optimizer,
   pacing,
   step,
+  terms,
   weights,
 )
 from kdcl_jax.curriculum import Curriculum, stage_seed
 from kdcl_jax.dataset import Dataset, Split
 from kdcl_jax.errors import UserError
 from kdcl_jax.parallel import Parallel
+from kdcl_jax.projectors import Records
 from kdcl_jax.train import Model, Training
 
 Section = Mapping[str, Any]
@@ -86,6 +88,64 @@ def model_of(
   return Model(name, forward, parallel.put(variables))
 
 
+def terms_of(
+  section: Section,
+  dataset: Dataset | None,
+  axis_name: str | None,
+  path: str,
+) -> tuple[terms.Term, ...]:
+  """The terms of a stage's objective; projectors are told about the data."""
+  facts: dict[str, Any] = {"axis_name": axis_name}
+  if dataset is not None:
+    ids = np.sort(dataset.train.ids)
+    facts["num_classes"] = dataset.num_classes
+    facts["data"] = Records(ids, dataset.train.labels[ids])
+  return terms.build(
+    section["objective"],
+    section["teachers"],
+    facts=facts,
+    path=f"{path}.objective",
+  )
+
+
+def batch_of(shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch of two, for tracing."""
+  rows = {
+    "image": (shape, np.float32),
+    "label": ((), np.int32),
+    "weight": ((), np.float32),
+    "id": ((), np.int32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct((2, *one), kind)
+    for name, (one, kind) in rows.items()
+  }
+
+
+def parts_of(
+  built: Sequence[terms.Term],
+  student: Any,
+  teachers: Sequence[Any],
+  shape: tuple[int, ...],
+  key: jax.Array,
+) -> Any:
+  """The projectors' initial variables.
+
+  Args:
+    built: the objective.
+    student: the shapes of the model's outputs for `batch_of(shape)`.
+    teachers: those of the teachers', with `variables`.
+    shape: of one input.
+    key: a typed PRNG key.
+
+  Returns:
+    See `kdcl_jax.objective.init_parts`.
+  """
+  shapes = (student, list(teachers), batch_of(shape))
+  zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return objective.init_parts(built, *zeros(), key)
+
+
 def order_of(
   section: Section, split: Split, values: np.ndarray | None, seed: int
 ) -> np.ndarray:
@@ -141,12 +201,22 @@ def training_of(
     batch_size=section["batch_size"],
   )
   data = config["data"]
+  model = model_of(name, section, data, dataset, parallel, own_seed)
+  built = terms_of(section, dataset, parallel.axis_name, path)
+  batch = batch_of(dataset.shape)
+  shapes = [
+    jax.eval_shape(one.forward, one.variables, batch)[0]
+    | {"variables": one.variables}
+    for one in (model, *teachers)
+  ]
+  key = jax.random.fold_in(jax.random.key(own_seed), 1)
+  init = lambda key: parts_of(built, shapes[0], shapes[1:], dataset.shape, key)
   return Training(
-    model=model_of(name, section, data, dataset, parallel, own_seed),
+    model=model,
     teachers=tuple(teachers),
-    terms=objective.build(
-      section["objective"], section["teachers"], path=f"{path}.objective"
-    ),
+    terms=built,
+    parts=jax.jit(init)(key),
+    two_gradients=optimizer.wants_two_gradients(section["optimizer"]),
     optimizer=optimizer.build(
       section["optimizer"], steps, path=f"{path}.optimizer"
     ),

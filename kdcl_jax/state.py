@@ -18,6 +18,8 @@ class TrainState:
     step: int32, steps done.
     seed: uint32, keys dropout.
     params: the trained parameters.
+    parts: `params` and `state` of the objective's projectors, which are trained
+      with the model and are no part of it; see `objective.init_parts`.
     batch_stats: the model's running statistics; {} where it has none.
     opt_state: the optimizer's state.
     ema: moving average of {'params', 'batch_stats'}; {} where it is off.
@@ -29,6 +31,7 @@ class TrainState:
   step: jax.Array
   seed: jax.Array
   params: Tree
+  parts: dict[str, Tree]
   batch_stats: Tree
   opt_state: Tree
   ema: Tree
@@ -42,6 +45,15 @@ class TrainState:
       return self.ema
     return {"params": self.params, "batch_stats": self.batch_stats}
 
+  def trained(self) -> dict[str, Tree]:
+    """What the optimizer updates, in its two groups."""
+    return groups(self.params, self.parts["params"])
+
+
+def groups(model: Tree, projectors: Tree) -> dict[str, Tree]:
+  """The parameters in the groups that have optimizers of their own."""
+  return {"model": model, "projectors": projectors}
+
 
 def create(
   variables: dict[str, Tree],
@@ -50,6 +62,7 @@ def create(
   *,
   seed: int,
   ema: bool,
+  parts: dict[str, Tree] | None = None,
 ) -> TrainState:
   """The state at step 0.
 
@@ -59,6 +72,7 @@ def create(
     metrics: names of the metrics that the step sums up.
     seed: keys dropout, in [0, 2**32).
     ema: whether a moving average of the variables is kept.
+    parts: the projectors' variables at step 0; None for no projectors.
 
   Returns:
     A `TrainState`.
@@ -67,12 +81,14 @@ def create(
   batch_stats = variables.get("batch_stats", {})
   # Copied: a donated buffer must not be reachable from two places.
   average = {"params": params, "batch_stats": batch_stats} if ema else {}
+  parts = parts or {"params": {}, "state": {}}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     seed=jnp.asarray(seed, jnp.uint32),
     params=params,
+    parts=parts,
     batch_stats=batch_stats,
-    opt_state=optimizer.init(params),
+    opt_state=optimizer.init(groups(params, parts["params"])),
     ema=jax.tree.map(jnp.copy, average),
     learning_rate_scale=jnp.ones((), jnp.float32),
     sums={name: jnp.zeros(2, jnp.float32) for name in metrics},

@@ -10,9 +10,11 @@ from flax import linen as nn
 
 from kdcl_jax import models, objective
 from kdcl_jax.state import TrainState
+from kdcl_jax.terms import Term
 
 Batch = Mapping[str, jax.Array]
 Forward = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+_RECORDS = 2**31  # folds the step's key into that of the records
 
 
 def forward_of(
@@ -45,9 +47,10 @@ def forward_of(
   ) -> tuple[dict[str, Any], dict[str, Any]]:
     x = preprocess(batch[input_name], mean, std)
     mask = batch["weight"] > 0
-    return models.forward(
+    outputs, stats = models.forward(
       module, variables, x, train=train, mask=mask, rngs=rngs
     )
+    return outputs | {"inputs": x}, stats
 
   return forward
 
@@ -83,11 +86,12 @@ def preprocess(
 
 def train_body(
   forward: Forward,
-  terms: Sequence[objective.Term],
+  terms: Sequence[Term],
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   *,
   teachers: Sequence[Forward] = (),
+  two_gradients: bool = False,
   total_steps: int,
   ema: float = 0.0,
   axis_name: str | None = None,
@@ -98,9 +102,11 @@ def train_body(
   Args:
     forward: the model's forward pass.
     terms: the objective.
-    optimizer: from `kdcl_jax.optimizer.build`.
+    optimizer: from `kdcl_jax.optimizer.build`; it updates `TrainState.trained`.
     schedule: the learning rate, for the logs.
     teachers: forward passes of the teachers.
+    two_gradients: whether the optimizer wants the gradient of distillation
+      apart, as the extra argument `distillation`.
     total_steps: length of the stage.
     ema: decay of the moving average; 0 for none.
     axis_name: the mesh axis under `shard_map`.
@@ -118,29 +124,57 @@ def train_body(
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     if axis_name:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    records = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    records = jax.random.fold_in(records, _RECORDS)
     taught = [
       jax.lax.stop_gradient(teach(variables, batch)[0])
+      | {"variables": variables}
       for teach, variables in zip(teachers, teacher_variables, strict=True)
     ]
 
-    def loss_of(params: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-      variables = {"params": params, "batch_stats": state.batch_stats}
+    def losses_of(trained: Any) -> tuple[tuple[jax.Array, ...], tuple]:
+      variables = {
+        "params": trained["model"],
+        "batch_stats": state.batch_stats,
+      }
       outputs, stats = forward(
         variables, batch, train=True, rngs={"dropout": key}
       )
-      loss, values = objective.evaluate(
-        terms, outputs, taught, batch, progress, axis_name
+      found = objective.evaluate(
+        terms,
+        outputs,
+        taught,
+        batch,
+        progress,
+        axis_name,
+        parts=state.parts | {"params": trained["projectors"]},
+        key=records,
       )
-      return loss, (stats, values, outputs["logits"])
+      losses = found.task, found.distillation
+      aux = stats, found.values, found.state, outputs["logits"]
+      return losses if two_gradients else (sum(losses),), aux
 
-    (loss, (stats, values, logits)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    trained = state.trained()
+    losses, pullback, (stats, values, parts_state, logits) = jax.vjp(
+      losses_of, trained, has_aux=True
+    )
+    loss = sum(losses)
+    ones = [jnp.ones_like(one) for one in losses]
+    zeros = [jnp.zeros_like(one) for one in losses]
+    gradients = [
+      pullback((*zeros[:i], ones[i], *zeros[i + 1 :]))[0]
+      for i in range(len(losses))
+    ]
+    extra = {"distillation": gradients[1]} if two_gradients else {}
+    updates, opt_state = optimizer.update(
+      gradients[0], state.opt_state, trained, **extra
+    )
     updates = jax.tree.map(
       lambda u: u * state.learning_rate_scale.astype(u.dtype), updates
     )
-    params = optax.apply_updates(state.params, updates)
+    trained = optax.apply_updates(trained, updates)
+    params = trained["model"]
+    grads = jax.tree.map(lambda *g: sum(g), *(g["model"] for g in gradients))
     variables = {"params": params, "batch_stats": stats}
     average = state.ema
     if average:
@@ -168,6 +202,7 @@ def train_body(
     new = state.replace(
       step=state.step + 1,
       params=params,
+      parts={"params": trained["projectors"], "state": parts_state},
       batch_stats=stats,
       opt_state=opt_state,
       ema=average,
@@ -179,10 +214,12 @@ def train_body(
   return body
 
 
-def metric_names(terms: Sequence[objective.Term]) -> tuple[str, ...]:
+def metric_names(terms: Sequence[Term]) -> tuple[str, ...]:
   """The names of what `train_body` sums up."""
-  names = ("loss", "accuracy", "grad_norm", "learning_rate")
-  return names + tuple(f"terms/{term.name}" for term in terms)
+  names = [term.name for term in terms]
+  names += [objective.auxiliary_name(t) for t in terms if t.has_auxiliary]
+  own = ("loss", "accuracy", "grad_norm", "learning_rate")
+  return own + tuple(f"terms/{name}" for name in names)
 
 
 def _weighed(value: Any, weight: Any) -> jax.Array:

@@ -16,12 +16,13 @@ import numpy as np
 import optax
 
 from kdcl_jax import controller as course
-from kdcl_jax import evaluate, objective, pipeline, state, step
+from kdcl_jax import evaluate, pipeline, state, step
 from kdcl_jax.checkpoint import Checkpoints
 from kdcl_jax.curriculum import Curriculum, active_count, local_rows
 from kdcl_jax.dataset import Split
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.tally import Tally, Totals
+from kdcl_jax.terms import Term
 from kdcl_jax.writers import MetricsWriter
 
 
@@ -52,6 +53,7 @@ class Training:
     model: the model with its initial variables.
     teachers: the models that it learns from.
     terms: the objective.
+    parts: the projectors' initial variables.
     optimizer, schedule: see `kdcl_jax.optimizer`.
     curriculum: order, course, seed and batch size.
     train: the split that `curriculum.order` is about.
@@ -60,11 +62,13 @@ class Training:
     total_steps: length of the training.
     ema: decay of the moving average; 0 for none.
     keep: 'last' or 'best' (by validation accuracy).
+    two_gradients: see `kdcl_jax.step.train_body`.
   """
 
   model: Model
   teachers: Sequence[Model]
-  terms: Sequence[objective.Term]
+  terms: Sequence[Term]
+  parts: Any
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   curriculum: Curriculum
@@ -74,6 +78,7 @@ class Training:
   total_steps: int
   ema: float = 0.0
   keep: str = "last"
+  two_gradients: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Outcome:
 
   Attributes:
     variables: what was kept, on the devices.
+    parts: the projectors' variables at the end.
     course: the final state of the course.
     steps: steps done.
     totals: counts and time.
@@ -110,6 +116,7 @@ class Outcome:
   """
 
   variables: Any
+  parts: Any
   course: course.CourseState
   steps: int
   totals: Totals
@@ -129,6 +136,7 @@ def _weights(train_state: state.TrainState) -> dict[str, Any]:
   """What rolling back restores: not the optimizer's moments."""
   return {
     "params": train_state.params,
+    "parts": train_state.parts,
     "batch_stats": train_state.batch_stats,
     "ema": train_state.ema,
   }
@@ -184,6 +192,7 @@ class _Loop:
         names,
         seed=self.curriculum.seed,
         ema=training.ema > 0,
+        parts=parallel.put(training.parts),
       )
     )
     self.best = _copied(_weights(self.state)) if self.remembers else {}
@@ -197,6 +206,7 @@ class _Loop:
         training.optimizer,
         training.schedule,
         teachers=[t.forward for t in training.teachers],
+        two_gradients=training.two_gradients,
         total_steps=training.total_steps,
         ema=training.ema,
         axis_name=parallel.axis_name,
@@ -254,7 +264,12 @@ class _Loop:
         k: weights[k] for k in ("params", "batch_stats")
       }
     return Outcome(
-      variables, self.course, self.step, self.tally.totals, self.traces
+      variables,
+      self.state.parts,
+      self.course,
+      self.step,
+      self.tally.totals,
+      self.traces,
     )
 
   def _lesson(self) -> None:

@@ -4,7 +4,8 @@ Everything here happens before any device work: models and objectives are only
 traced, on shapes.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from kdcl_jax import (
   models,
   objective,
   optimizer,
+  projectors,
   score,
   stages,
   step,
@@ -23,6 +25,10 @@ from kdcl_jax import (
 from kdcl_jax.curriculum import active_count
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.errors import UserError, did_you_mean
+from kdcl_jax.terms import Term
+
+# Tried, in turn, where features do not fit.
+_REGRESSORS = ("linear", "conv", "embeddings", "fusion", "tokens")
 
 Section = Mapping[str, Any]
 
@@ -76,9 +82,7 @@ def _check_stage(
     raise UserError(
       f"{path}.teachers is {section['teachers']!r}, expected different names."
     )
-  objective.build(
-    section["objective"], section["teachers"], path=f"{path}.objective"
-  )
+  stages.terms_of(section, None, None, path)
   optimizer.build(section["optimizer"], 1000, path=f"{path}.optimizer")
   _check_curriculum(section, f"{path}.curriculum")
 
@@ -185,10 +189,7 @@ def _outputs(
   """The shapes of a model's outputs for a batch of two; checks its weights."""
   path = f"config.{name}"
   module = stages.module_of(section, dataset.num_classes, None, path)
-  batch = {
-    "image": jax.ShapeDtypeStruct((2, *dataset.shape), np.float32),
-    "weight": jax.ShapeDtypeStruct((2,), np.float32),
-  }
+  batch = stages.batch_of(dataset.shape)
   forward = step.forward_of(module, "image", data["mean"], data["std"])
   example = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
   try:
@@ -214,7 +215,7 @@ def _outputs(
     field = f"{path}.weights"
     loaded = weights.load(section["weights"], field)
     weights.fit(loaded, variables, field, classes=dataset.num_classes)
-  return outputs
+  return outputs | {"variables": variables}
 
 
 def _check_shapes(
@@ -222,27 +223,46 @@ def _check_shapes(
 ) -> None:
   """Traces the objective, which finds unknown taps and misfitting shapes."""
   path = f"config.{name}.objective"
-  terms = objective.build(section["objective"], section["teachers"], path=path)
-  batch = {
-    "label": jax.ShapeDtypeStruct((2,), np.int32),
-    "weight": jax.ShapeDtypeStruct((2,), np.float32),
-  }
+  terms = stages.terms_of(section, dataset, None, f"config.{name}")
   taught = [outputs[teacher] for teacher in section["teachers"]]
+
+  def trace(term: Term) -> None:
+    def evaluated(key: jax.Array, student: Any, teachers: Any, b: Any) -> Any:
+      parts = stages.parts_of([term], student, teachers, dataset.shape, key)
+      return objective.evaluate(
+        [term], student, teachers, b, 0.0, parts=parts, key=key
+      ).values
+
+    batch = stages.batch_of(dataset.shape)
+    jax.eval_shape(evaluated, jax.random.key(0), outputs[name], taught, batch)
+
   for term in terms:
     try:
-      jax.eval_shape(
-        lambda s, t, b, term=term: objective.evaluate([term], s, t, b, 0.0),
-        outputs[name],
-        taught,
-        batch,
-      )
+      trace(term)
     except UserError as error:
       raise UserError(f"{path}.{term.name}: {error}") from error
     except Exception as error:  # a loss says what does not fit
       raise UserError(
         f"{path}.{term.name} does not fit its arrays:"
-        f" {str(error).strip().splitlines()[0]}"
+        f" {str(error).strip().splitlines()[0]}{_cure(term, trace)}"
       ) from error
+
+
+def _cure(term: Term, trace: Callable[[Term], None]) -> str:
+  """The projectors that would make a term's features fit."""
+  if term.projector is not None or "student_features" not in term.arrays:
+    return ""
+  fits = []
+  for name in _REGRESSORS:
+    module = projectors.build({"name": name}, {}, name)
+    try:
+      trace(dataclasses.replace(term, projector=module))
+    except Exception:  # noqa: S112 - does not fit either
+      continue
+    fits.append(f"projector=dict(name={name!r})")
+  if not fits:
+    return ""
+  return f" Would fit: {' or '.join(fits)} in the term."
 
 
 def check_devices(config: Section, devices: int) -> None:

@@ -10,7 +10,8 @@ import optax
 import pytest
 from flax import linen as nn
 
-from kdcl_jax import models, objective, parallel, state, step
+from kdcl_jax import models, parallel, state, step
+from kdcl_jax import terms as objectives
 from kdcl_jax.models.batch_norm import BatchNorm
 
 DEVICES = (1, 2, 4, 8)
@@ -56,7 +57,7 @@ def trained(mode, devices, batches, optimizer, **options):
   teacher = models.init(
     Net(), jax.random.key(1), np.zeros((1, 6, 6, 1), np.float32)
   )
-  terms = objective.build(TERMS, ("teacher",))
+  terms = objectives.build(TERMS, ("teacher",))
   traces = []
   body = step.train_body(
     forward,
