@@ -10,11 +10,14 @@ import sys
 import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from safetensors import safe_open
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Everything that a resumed run must get right: an adaptive course with
-# rollback, the best parameters, momentum, a moving average, augmentation.
+# rollback, the best parameters, momentum, a moving average, augmentation,
+# learned parts with parameters, statistics and a memory, two momenta.
 CONFIG = """
 from kdcl_jax import config as kdcl
 
@@ -25,6 +28,15 @@ def get_config():
     lessons=12,
     freeze=dict(on=True, patience=1, tolerance=0.01),
     reduce_learning_rate=dict(on=True, patience=1),
+  )
+  pair = dict(student_tap="f0", teacher_tap="f0")
+  learned = dict(
+    cross_entropy=dict(),
+    kd=dict(projector=dict(name="ctkd", reach=0.5)),
+    srd=pair | dict(projector=dict(name="linear", norm_output=True)),
+    crd=pair | dict(projector=dict(name="memory", negatives=16, features=8)),
+    dml=dict(projector=dict(
+      name="peer", model="mlp", options=(("widths", (8,)),))),
   )
   common = dict(model=dict(name="mlp", widths=(16,)), batch_size=32)
   return kdcl.run(
@@ -43,7 +55,10 @@ def get_config():
       steps=100, optimizer=dict(name="adam", learning_rate=0.01, ema=0.9),
       **common
     ),
-    student=kdcl.stage(steps=150, teachers=("teacher",), **common),
+    student=kdcl.stage(
+      steps=150, teachers=("teacher",), objective=learned,
+      optimizer=dict(name="dot", learning_rate=0.02), **common
+    ),
     scorer=kdcl.scorer(steps=50, **common),
   )
 """
@@ -206,6 +221,28 @@ def test_a_second_process_is_refused_and_the_first_unharmed(undisturbed):
   _, errors = first.communicate(timeout=300)
   assert first.returncode == 0, errors
   assert_same(workdir, whole)
+
+
+def test_learned_parts_are_in_the_checkpoints_and_not_in_the_export(
+  undisturbed,
+):
+  _, whole = undisturbed
+  with safe_open(whole / "export" / "student.safetensors", "numpy") as file:
+    names = set(file.keys())
+  layers = {"Dense_0/Dense_0", "Classifier_0/Dense_0/Dense_0"}
+  assert names == {
+    f"params/{layer}/{array}"
+    for layer in layers
+    for array in ("kernel", "bias")
+  }
+  checkpoints = whole / "student" / "seed_0" / "checkpoints"
+  latest = max(int(p.name) for p in checkpoints.glob("[0-9]*"))
+  saved = ocp.StandardCheckpointer().metadata(
+    checkpoints / str(latest) / "arrays"
+  )
+  parts = saved.item_metadata["state"]["parts"]
+  assert set(parts["params"]) == {"kd.0", "srd.0", "crd.0", "dml"}
+  assert set(parts["state"]["crd.0"]["memory"]["bank"]) >= {"student"}
 
 
 def test_the_course_of_this_run_has_something_to_resume(undisturbed):
