@@ -92,12 +92,12 @@ from kdcl_jax.losses.hidden_states import hidden_mmd
 from kdcl_jax.losses.hidden_states import hidden_mse
 
 # A teacher of which only the top k classes are stored.
-from kdcl_jax.losses.sparse import TopK
+from kdcl_jax.losses.stores import TopK
 from kdcl_jax.losses.sparse import sparse_jsd
 from kdcl_jax.losses.sparse import sparse_kl
 from kdcl_jax.losses.sparse import sparse_total_variation
-from kdcl_jax.losses.sparse import top_k_mask
-from kdcl_jax.losses.sparse import top_k_targets
+from kdcl_jax.losses.stores import top_k_mask
+from kdcl_jax.losses.stores import top_k_targets
 from kdcl_jax.losses.rankings import sparse_hinge_rank
 from kdcl_jax.losses.rankings import sparse_logistic_rank
 

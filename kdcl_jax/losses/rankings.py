@@ -1,31 +1,28 @@
 """Losses that keep the teacher's ranking of its most probable classes."""
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from kdcl_jax.losses.reductions import as_float, check_number
+from kdcl_jax.losses.probabilities import present_only
+from kdcl_jax.losses.reductions import check_number
+from kdcl_jax.losses.stores import arrange_store
 
 
 def _pairs(
-  values: jax.Array, teacher_log_probs: ArrayLike
+  values: jax.Array, indices: jax.Array, log_p: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """All differences of the student's values, and which pairs are ranked.
 
   Args:
-    values: the student's values of the stored classes, [..., k].
-    teacher_log_probs: [..., k].
+    values: the student's values of all classes, [..., K].
+    indices: the stored classes, [..., k].
+    log_p: the teacher's values of these, [..., k].
 
   Returns:
     values_a - values_b, [..., k, k], and whether the teacher has a above b.
   """
-  log_p = as_float(jax.lax.stop_gradient(teacher_log_probs))
-  chex.assert_equal_shape(
-    [values, log_p],
-    custom_message="teacher_indices and teacher_log_probs need one shape"
-    " [..., k], with the student's tokens [...]",
-  )
+  values = jnp.take_along_axis(values, indices, -1)
   above = log_p[..., :, None] > log_p[..., None, :]
   return values[..., :, None] - values[..., None, :], above
 
@@ -41,6 +38,8 @@ def sparse_hinge_rank(
   teacher_log_probs: ArrayLike,
   *,
   margin: ArrayLike = 0.0,
+  axis: int = -1,
+  where: ArrayLike | None = None,
 ) -> jax.Array:
   """Hinge loss on every pair of classes that the teacher ranks.
 
@@ -54,6 +53,8 @@ def sparse_hinge_rank(
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities (or logits), [..., k].
     margin: wanted difference of the probabilities, >= 0.
+    axis: the axis of the classes, in the logits and in the store.
+    where: boolean [...], False for padded tokens, whose loss is 0.
 
   Returns:
     One loss per token, [...]; 0 where the teacher ranks no pair.
@@ -71,17 +72,21 @@ def sparse_hinge_rank(
     Goddard et al., DistillKit, Arcee AI, 2024.
   """
   check_number("margin", margin, low=0)
-  q = jax.nn.softmax(as_float(student_logits), -1)
-  gaps, above = _pairs(
-    jnp.take_along_axis(q, jnp.asarray(teacher_indices), -1), teacher_log_probs
+  z, indices, log_p, present = arrange_store(
+    student_logits, teacher_indices, teacher_log_probs, axis, where
   )
-  return _mean_pair(jnp.maximum(margin - gaps, 0), above)
+  gaps, above = _pairs(jax.nn.softmax(z, -1), indices, log_p)
+  losses = _mean_pair(jnp.maximum(margin - gaps, 0), above)
+  return present_only(losses, present)
 
 
 def sparse_logistic_rank(
   student_logits: ArrayLike,
   teacher_indices: ArrayLike,
   teacher_log_probs: ArrayLike,
+  *,
+  axis: int = -1,
+  where: ArrayLike | None = None,
 ) -> jax.Array:
   """Logistic loss on every pair of classes that the teacher ranks.
 
@@ -92,6 +97,8 @@ def sparse_logistic_rank(
     student_logits: [..., K].
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities (or logits), [..., k].
+    axis: the axis of the classes, in the logits and in the store.
+    where: boolean [...], False for padded tokens, whose loss is 0.
 
   Returns:
     One loss per token, [...]; 0 where the teacher ranks no pair.
@@ -105,8 +112,8 @@ def sparse_logistic_rank(
   Reference:
     Burges et al., "Learning to Rank using Gradient Descent", 2005, ICML.
   """
-  z = as_float(student_logits)
-  gaps, above = _pairs(
-    jnp.take_along_axis(z, jnp.asarray(teacher_indices), -1), teacher_log_probs
+  z, indices, log_p, present = arrange_store(
+    student_logits, teacher_indices, teacher_log_probs, axis, where
   )
-  return _mean_pair(jax.nn.softplus(-gaps), above)
+  gaps, above = _pairs(z, indices, log_p)
+  return present_only(_mean_pair(jax.nn.softplus(-gaps), above), present)

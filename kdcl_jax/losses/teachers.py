@@ -94,7 +94,11 @@ def average_teachers(
 
 
 def confidence_weights(
-  teachers_logits: ArrayLike, labels: ArrayLike
+  teachers_logits: ArrayLike,
+  labels: ArrayLike,
+  *,
+  axis: int = -1,
+  where: ArrayLike | None = None,
 ) -> jax.Array:
   """Weights of teachers, per example, by how well each knows the label.
 
@@ -104,6 +108,8 @@ def confidence_weights(
   Args:
     teachers_logits: [M, ..., K].
     labels: integer classes, [...].
+    axis: the axis of the classes in one teacher's logits.
+    where: mask of classes or of examples, see `kd`.
 
   Returns:
     [M, ...], without gradient.
@@ -118,7 +124,8 @@ def confidence_weights(
     Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation",
     2021, arXiv:2201.00007, equation 3.
   """
-  teachers = as_float(jax.lax.stop_gradient(teachers_logits))
+  fixed = jnp.asarray(jax.lax.stop_gradient(teachers_logits))
+  teachers = jax.vmap(lambda one: arrange(one, axis, where)[0])(fixed)
   labels = check_labels(labels, teachers[0])
   count = teachers.shape[0]
   if count == 1:
@@ -197,6 +204,8 @@ def ca_mkd(
   labels: ArrayLike,
   *,
   temperature: ArrayLike = 4.0,
+  axis: int = -1,
+  where: ArrayLike | None = None,
 ) -> jax.Array:
   """Confidence-aware distillation from several teachers, its logit term.
 
@@ -208,6 +217,8 @@ def ca_mkd(
     teachers_logits: [M, ..., K].
     labels: integer classes, [...].
     temperature: T > 0, a scalar or one number per example, [...].
+    axis: the axis of the classes in student_logits.
+    where: mask of classes or of examples, see `kd`.
 
   Returns:
     One loss per example, [...].
@@ -225,9 +236,14 @@ def ca_mkd(
     Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation",
     2021, arXiv:2201.00007, equation 4.
   """
-  weights = confidence_weights(teachers_logits, labels)
+  weights = confidence_weights(teachers_logits, labels, axis=axis, where=where)
   return kd_teachers(
-    student_logits, teachers_logits, weights=weights, temperature=temperature
+    student_logits,
+    teachers_logits,
+    weights=weights,
+    temperature=temperature,
+    axis=axis,
+    where=where,
   )
 
 

@@ -20,10 +20,10 @@ ROWS = (
   np.sin(0.37 * K[:96] + 0.11).reshape(6, 16),
   np.cos(0.23 * K[:96] - 0.4).reshape(6, 16),
 )
-I, C = np.arange(6)[:, None], np.arange(10)[None]
+ROW, CLASS = np.arange(6)[:, None], np.arange(10)[None]
 LOGITS = (
-  3 * np.sin(0.7 * I + 1.3 * C + 0.5),
-  4 * np.cos(0.9 * I - 0.8 * C + 0.2),
+  3 * np.sin(0.7 * ROW + 1.3 * CLASS + 0.5),
+  4 * np.cos(0.9 * ROW - 0.8 * CLASS + 0.2),
 )
 START = losses.vid_initial_log_scale()
 SCALE = np.array([1.0, 0.5, 2.0, 0.1])

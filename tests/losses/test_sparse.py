@@ -119,3 +119,39 @@ def test_mistakes_are_told_in_one_sentence():
     losses.top_k_targets(TEACHER, 10)
   with pytest.raises(AssertionError, match="teacher_indices"):
     losses.sparse_kl(STUDENT, store.indices[:, :2], store.log_probs)
+
+
+ALL = (*DIVERGENCES, losses.sparse_hinge_rank, losses.sparse_logistic_rank)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_padded_tokens_have_no_loss_and_no_gradient_whatever_they_hold(loss):
+  store = losses.top_k_targets(TEACHER, 3)
+  where = np.array([True, False, True, False])
+  rubbish = lambda x, value: np.where(where[:, None], x, value)
+  arguments = (
+    rubbish(store.indices, -1),
+    rubbish(store.log_probs, np.nan).astype(np.float32),
+  )
+  student = rubbish(STUDENT, np.nan).astype(np.float32)
+  total = lambda s: jnp.sum(loss(s, *arguments, where=where))
+  value, gradient = jax.jit(jax.value_and_grad(total))(student)
+  expected = loss(STUDENT, store.indices, store.log_probs)[where]
+  np.testing.assert_allclose(value, np.sum(expected), rtol=1e-6)
+  assert np.all(np.isfinite(gradient))
+  assert np.all(gradient[~where] == 0) and np.any(gradient[where] != 0)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_the_classes_may_be_on_another_axis(loss):
+  store = losses.top_k_targets(TEACHER, 3)
+  expected = loss(STUDENT, store.indices, store.log_probs)
+  turned = loss(STUDENT.T, store.indices.T, store.log_probs.T, axis=0)
+  np.testing.assert_allclose(turned, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_a_mask_of_classes_is_refused_with_what_is_wanted(loss):
+  store = losses.top_k_targets(TEACHER, 3)
+  with pytest.raises(AssertionError, match="where marks tokens"):
+    loss(STUDENT, store.indices, store.log_probs, where=STUDENT > 0)

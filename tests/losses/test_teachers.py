@@ -103,3 +103,21 @@ def test_standardised_logits_ignore_scale_and_shift_and_survive_constants():
   )
   gradient = jax.grad(lambda z: jnp.sum(losses.standardize_logits(z)[..., 0]))
   assert np.all(np.isfinite(gradient(jnp.ones((2, 4)))))
+
+
+def test_ca_mkd_takes_masks_and_another_axis():
+  generator = np.random.default_rng(3)
+  student = generator.standard_normal((4, 5)).astype(np.float32)
+  teachers = generator.standard_normal((2, 4, 5)).astype(np.float32)
+  labels = np.array([0, 1, 2, 0])
+  whole = losses.ca_mkd(student, teachers, labels)
+  where = np.array([True, True, False, True])
+  hidden = np.where(where[:, None], student, np.nan)
+  masked = losses.ca_mkd(hidden, teachers, labels, where=where)
+  np.testing.assert_allclose(masked, np.where(where, whole, 0), rtol=1e-6)
+  turned = losses.ca_mkd(student.T, teachers.transpose(0, 2, 1), labels, axis=0)
+  np.testing.assert_allclose(turned, whole, rtol=1e-6)
+  classes = np.arange(5) < 4
+  few = losses.ca_mkd(student[:, :4], teachers[..., :4], labels)
+  some = losses.ca_mkd(student, teachers, labels, where=classes[None])
+  np.testing.assert_allclose(some, few, rtol=1e-6)
