@@ -14,6 +14,7 @@ from kdcl_jax.losses.probabilities import (
   log_mixture,
   present_only,
   soft_log_probabilities,
+  trained_divergence,
 )
 from kdcl_jax.losses.reductions import check_number
 
@@ -116,7 +117,7 @@ def reverse_kl(
   log_q, log_p, present = _log_pair(
     student_logits, teacher_logits, temperature, axis, where
   )
-  return present_only(divergence(log_q, log_p), present)
+  return present_only(trained_divergence(log_q, log_p), present)
 
 
 def symmetric_kl(
@@ -159,7 +160,7 @@ def symmetric_kl(
   log_q, log_p, present = _log_pair(
     student_logits, teacher_logits, temperature, axis, where
   )
-  forward, reverse = divergence(log_p, log_q), divergence(log_q, log_p)
+  forward, reverse = divergence(log_p, log_q), trained_divergence(log_q, log_p)
   losses = (1 - reverse_weight) * forward + reverse_weight * reverse
   return present_only(losses, present)
 
@@ -214,13 +215,13 @@ def gkd(
     inside = (beta > 0) & (beta < 1)
     losses = _mixed_divergence(log_p, log_q, jnp.where(inside, beta, 0.5))
     ends = jnp.where(
-      beta > 0, divergence(log_q, log_p), divergence(log_p, log_q)
+      beta > 0, trained_divergence(log_q, log_p), divergence(log_p, log_q)
     )
     losses = jnp.where(inside, losses, ends)
   elif beta == 0:
     losses = divergence(log_p, log_q)
   elif beta == 1:
-    losses = divergence(log_q, log_p)
+    losses = trained_divergence(log_q, log_p)
   else:
     losses = _mixed_divergence(log_p, log_q, beta)
   return present_only(losses, present)

@@ -10,6 +10,7 @@ from kdcl_jax.losses.probabilities import (
   log_mixture,
   present_only,
   soft_log_probabilities,
+  trained_divergence,
 )
 from kdcl_jax.losses.reductions import check_number
 
@@ -212,7 +213,7 @@ def adaptive_kl(
   log_p = soft_log_probabilities(teacher, temperature)
   weight = _head_share(*jax.lax.stop_gradient((log_p, log_q)), mu)
   losses = weight * divergence(log_p, log_q)
-  losses += (1 - weight) * divergence(log_q, log_p)
+  losses += (1 - weight) * trained_divergence(log_q, log_p)
   return present_only(losses, present)
 
 

@@ -22,28 +22,24 @@ STEPS = 200
 TRANSFORM = optax.adam(3e-3)
 
 
-def weights(key, sizes):
-  """Weights and biases of layers, as plain arrays."""
-  return [
-    {
-      "w": jax.random.normal(jax.random.fold_in(key, i), (a, b)) * a**-0.5,
-      "b": jnp.full((b,), 0.1),
-    }
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:]))
-  ]
-
-
 @functools.cache
 def start():
   """The weights that all trainers start from, and the data."""
-  key = jax.random.key(0)
-  teacher = weights(jax.random.fold_in(key, 1), (INPUTS, TEACHER, CLASSES))
-  plain = {
-    "student": weights(jax.random.fold_in(key, 2), (INPUTS, STUDENT, CLASSES)),
-    "projector": weights(jax.random.fold_in(key, 3), (STUDENT, TEACHER)),
-    "teacher": jax.tree.map(lambda x: 2 * x, teacher),
+  generator = np.random.default_rng(0)
+  normal = lambda *shape: generator.standard_normal(shape, np.float32)
+
+  def layer(inputs, outputs, scale=1.0):
+    return {
+      "w": jnp.asarray(scale * inputs**-0.5 * normal(inputs, outputs)),
+      "b": jnp.asarray(0.1 * normal(outputs)),
+    }
+
+  params = {
+    "student": [layer(INPUTS, STUDENT), layer(STUDENT, CLASSES)],
+    "projector": [layer(STUDENT, TEACHER)],
+    "teacher": [layer(INPUTS, TEACHER, 2.0), layer(TEACHER, CLASSES, 2.0)],
   }
-  return plain, jax.random.normal(jax.random.fold_in(key, 4), (32, INPUTS))
+  return params, jnp.asarray(normal(32, INPUTS))
 
 
 def terms(student, projected, teacher):
