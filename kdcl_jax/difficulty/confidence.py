@@ -5,25 +5,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-
-def _checked(
-  logits: ArrayLike, labels: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  chex.assert_rank([logits, labels], [2, 1])
-  chex.assert_equal_shape_prefix([logits, labels], 1)
-  if logits.dtype != jnp.float64:
-    logits = logits.astype(jnp.float32)
-  return logits, labels
-
-
-def _of_label(values: jax.Array, labels: jax.Array) -> jax.Array:
-  return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
-
-
-def _best_other(values: jax.Array, labels: jax.Array) -> jax.Array:
-  is_label = jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
-  return jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
+from kdcl_jax.difficulty.predictions import best_other, checked, of_label
+from kdcl_jax.losses.arrays import safe_norm
+from kdcl_jax.losses.reductions import as_float
 
 
 def loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -43,8 +27,8 @@ def loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
   Reference: Wu, Dyer and Neyshabur, "When do curricula work?", 2021,
   arXiv:2012.03107, section 3.1.
   """
-  logits, labels = _checked(logits, labels)
-  return -_of_label(jax.nn.log_softmax(logits), labels)
+  logits, labels = checked(logits, labels)
+  return -of_label(jax.nn.log_softmax(logits), labels)
 
 
 def confidence(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -64,7 +48,7 @@ def confidence(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
   Reference: Hacohen and Weinshall, "On the power of curriculum learning in
   training deep networks", 2019, arXiv:1904.03626 (with a transfer teacher).
   """
-  logits, labels = _checked(logits, labels)
+  logits, labels = checked(logits, labels)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   # The sum over the others keeps its digits where p_y is nearly 1.
   return jnp.sum(jnp.where(is_label, 0.0, jax.nn.softmax(logits)), axis=-1)
@@ -84,9 +68,9 @@ def margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     >>> margin(jnp.zeros((1, 2)), jnp.array([0])).tolist()
     [0.0]
   """
-  logits, labels = _checked(logits, labels)
+  logits, labels = checked(logits, labels)
   p = jax.nn.softmax(logits)
-  return _best_other(p, labels) - _of_label(p, labels)
+  return best_other(p, labels) - of_label(p, labels)
 
 
 def logit_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -107,8 +91,8 @@ def logit_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
   data using the area under the margin ranking", 2020, arXiv:2001.10528, eq. 1
   (with the opposite sign).
   """
-  logits, labels = _checked(logits, labels)
-  return _best_other(logits, labels) - _of_label(logits, labels)
+  logits, labels = checked(logits, labels)
+  return best_other(logits, labels) - of_label(logits, labels)
 
 
 def entropy(logits: ArrayLike, labels: ArrayLike | None = None) -> jax.Array:
@@ -126,10 +110,8 @@ def entropy(logits: ArrayLike, labels: ArrayLike | None = None) -> jax.Array:
     0.6931
   """
   del labels
-  logits = jnp.asarray(logits)
+  logits = as_float(logits)
   chex.assert_rank(logits, 2)
-  if logits.dtype != jnp.float64:
-    logits = logits.astype(jnp.float32)
   log_p = jax.nn.log_softmax(logits)
   p = jnp.exp(log_p)
   return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0.0), 0.0), -1)
@@ -152,8 +134,29 @@ def el2n(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
   Reference: Paul, Ganguli and Dziugaite, "Deep learning on a data diet", 2021,
   arXiv:2107.07075, definition 2.2.
   """
-  logits, labels = _checked(logits, labels)
+  logits, labels = checked(logits, labels)
   error = jax.nn.softmax(logits) - jax.nn.one_hot(
     labels, logits.shape[-1], dtype=logits.dtype
   )
-  return jnp.linalg.norm(error, axis=-1)
+  return safe_norm(error)
+
+
+def el1n(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+  """Absolute error: `||softmax(z) - onehot(y)||_1 = 2 (1 - p_y)`.
+
+  The same order as `confidence`, on the scale of `el2n`.
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers in [0, K).
+
+  Returns:
+    [N] in [0, 2]; larger is harder.
+
+  Example:
+    >>> el1n(jnp.zeros((1, 4)), jnp.array([0])).tolist()
+    [1.5]
+
+  Reference: as `el2n`; in the published code.
+  """
+  return 2 * confidence(logits, labels)

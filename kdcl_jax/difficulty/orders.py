@@ -1,8 +1,10 @@
 """From difficulties to an order: a permutation of record ids, easiest first."""
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 KINDS = ("none", "curriculum", "anti", "random")
 
@@ -52,3 +54,50 @@ def order(
     )
   easiest_first = ids[np.lexsort((ids, difficulty))]
   return easiest_first if kind == "curriculum" else easiest_first[::-1]
+
+
+def balance_order(
+  order: ArrayLike, labels: ArrayLike
+) -> np.ndarray | jax.Array:
+  """Spreads the classes over an order: the easiest of each class, the next ...
+
+  Round after round takes one record of every class that is left; within a round
+  and within a class the order stays. So any first part of it has, as far as
+  there are records, as many of one class as of another.
+
+  Args:
+    order: [N] record ids, easiest first.
+    labels: the label of each record id, [M]; every id is below M.
+
+  Returns:
+    [N] the same ids, balanced; int64, or a jax array where one was given.
+
+  Raises:
+    ValueError: for an id that has no label.
+
+  Example:
+    >>> balance_order([3, 2, 1, 0], [1, 0, 0, 0]).tolist()
+    [3, 0, 2, 1]
+
+  Reference: Wu, Dyer and Neyshabur, "When do curricula work?", 2021,
+  arXiv:2012.03107; a function of its published code.
+  """
+  traced = isinstance(order, jax.Array) or isinstance(labels, jax.Array)
+  xp = jnp if traced else np
+  order = jnp.asarray(order) if traced else np.asarray(order, np.int64)
+  labels = xp.asarray(labels)
+  chex.assert_rank([order, labels], 1)
+  if not traced and order.size:
+    bad = order[(order < 0) | (order >= len(labels))]
+    if bad.size:
+      raise ValueError(
+        f"order has record {bad[0]}, expected ids from 0 to {len(labels) - 1},"
+        " the records that have a label."
+      )
+  classes = labels[order]
+  by_class = xp.argsort(classes, stable=True)
+  grouped = classes[by_class]
+  # The place of each record among those of its class.
+  first = xp.searchsorted(grouped, grouped, side="left")
+  turn = (xp.arange(len(order)) - first)[xp.argsort(by_class)]
+  return order[xp.argsort(turn, stable=True)]
