@@ -2,20 +2,24 @@
 
 The same view can be made again later, by anyone, alone or in another batch. The
 one exception is `mixup`, whose views also depend on the partner in the batch,
-which is a function of (seed, step) as the batch is.
+which is a function of (seed, step) as the batch is. Numbers may change over a
+stage; a view is then a function of the progress of its step as well.
 """
 
+import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kdcl_jax import lookup
+from kdcl_jax import lookup, resampling, schedules
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import integers, uniform
 
 Batch = dict[str, np.ndarray]
 
+_BLOCK = 2**17  # numbers that are resampled at once, so that a cache holds them
 _CROP_Y, _CROP_X, _FLIP, _CUT_Y, _CUT_X, _MIX = range(0xA06, 0xA0C)
 
 
@@ -151,25 +155,81 @@ def mixup(*, alpha: float = 0.2) -> Callable[[Batch, int], Batch]:
   return apply
 
 
+def resolution(
+  *, size: float, method: str = "bilinear"
+) -> Callable[[Batch, int], Batch]:
+  """Takes detail away: down to fewer pixels and up to as many as before.
+
+  Down, a pixel is the mean of the area that it covers; up, see `method`. The
+  shape stays, so that a size that grows over a stage costs no compilation.
+
+  Args:
+    size: up to 1 a share of height and width, above 1 the pixels of the shorter
+      side, the other one in proportion; each side is rounded, to at least one
+      pixel. A picture that is not larger stays as it is.
+    method: 'bilinear' or 'nearest'; see `kdcl_jax.resampling.enlarged`.
+
+  Returns:
+    (batch, seed) -> batch; `image` is [B, H, W, C] and keeps its type.
+
+  Raises:
+    ValueError: where size is not a number > 0, or the method is unknown.
+  """
+  number = isinstance(size, int | float) and not isinstance(size, bool)
+  if not number or not 0 < size < math.inf:
+    raise ValueError(
+      f"size is {size!r}, expected a share in (0, 1] or a number of pixels"
+    )
+  if method not in resampling.METHODS:
+    raise ValueError(
+      f"method is {method!r}, expected one of {', '.join(resampling.METHODS)}"
+    )
+
+  def apply(batch: Batch, seed: int) -> Batch:
+    image = batch["image"]
+    shape = image.shape[1:3]
+    share = size if size <= 1 else min(size / min(shape), 1.0)
+    small = tuple(max(_whole(share * side), 1) for side in shape)
+    if small == shape:
+      return batch
+    view = np.empty_like(image)
+    rows = max(_BLOCK // image[0].size, 1)
+    for block in range(0, len(image), rows):
+      some = slice(block, block + rows)
+      found = resampling.averaged(image[some], small)
+      found = resampling.enlarged(found, shape, method)
+      if np.issubdtype(image.dtype, np.integer):
+        found = np.rint(found)
+      view[some] = found
+    return batch | {"image": view}
+
+  return apply
+
+
 AUGMENTATIONS: dict[str, Callable[..., Callable[[Batch, int], Batch]]] = {
   "pad_crop": pad_crop,
   "flip": flip,
   "cutout": cutout,
   "mixup": mixup,
+  "resolution": resolution,
 }
-_OF_PICTURES = ("pad_crop", "flip", "cutout")
+_OF_PICTURES = ("pad_crop", "flip", "cutout", "resolution")
+# A schedule may bring these down to 0, where the augmentation is left out.
+_STRENGTHS = {"pad_crop": "pad", "cutout": "size"}
 
 
 def build(
   sections: Sequence[Mapping[str, Any]],
-) -> Callable[[Batch, int], Batch]:
+) -> Callable[..., Batch]:
   """The augmentations of `config.data.augment`, one after the other.
 
   Args:
-    sections: each with `name` and the arguments of that augmentation.
+    sections: each with `name` and the arguments of that augmentation. Numbers
+      may be schedules of the stage's progress, see `kdcl_jax.schedules`; those
+      that must be whole are rounded.
 
   Returns:
-    (batch, seed) -> batch.
+    (batch, seed, progress=0.0) -> batch.
 
   Raises:
     UserError: for an unknown name or argument, or one out of range.
@@ -181,16 +241,89 @@ def build(
       raise UserError(
         f"{field} is {section!r}, expected a dictionary like dict(name='flip')."
       )
-    function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
-    arguments = {k: v for k, v in section.items() if k != "name"}
-    steps.append(lookup.call(function, arguments, field))
+    steps.append(_step(section, field))
 
-  def apply(batch: Batch, seed: int) -> Batch:
+  def apply(batch: Batch, seed: int, progress: float = 0.0) -> Batch:
     for step in steps:
-      batch = step(batch, seed)
+      batch = step(progress)(batch, seed)
     return batch
 
   return apply
+
+
+def _step(
+  section: Mapping[str, Any], field: str
+) -> Callable[[float], Callable[[Batch, int], Batch]]:
+  """From progress to (batch, seed) -> batch; checked for a whole stage."""
+  function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
+  arguments = {k: v for k, v in section.items() if k != "name"}
+  numbers = paced(section, field)
+  if not numbers:
+    constant = lookup.call(function, arguments, field)
+    return lambda progress: constant
+  strength = _STRENGTHS.get(section["name"])
+
+  def at(progress: float) -> Callable[[Batch, int], Batch]:
+    values = {name: number(progress) for name, number in numbers.items()}
+    if values.get(strength) == 0:
+      return lambda batch, seed: batch
+    return lookup.call(function, arguments | values, field)
+
+  moments = _moments(section)
+  for progress in moments:
+    at(progress)
+  if function is resolution and "size" in numbers:
+    sizes = [numbers["size"](progress) for progress in moments]
+    if min(sizes) <= 1 < max(sizes):
+      raise UserError(
+        f"{field}.size goes from {sizes[0]:g} to {sizes[-1]:g}, expected only"
+        " shares in (0, 1] or only numbers of pixels above 1."
+      )
+  return at
+
+
+def _moments(section: Mapping[str, Any]) -> list[float]:
+  """Moments of a stage between whose values all others lie."""
+  moments = {0.0, 1.0}  # every curve stays between its ends
+  for spec in section.values():
+    if isinstance(spec, Mapping) and "values" in spec:
+      begin, reach = spec.get("begin", 0.0), spec.get("reach", 1.0)
+      parts = len(spec["values"])
+      middle = (np.arange(parts) + 0.5) / parts
+      moments.update((begin + (reach - begin) * middle).tolist())
+  return sorted(moments)
+
+
+def paced(
+  section: Mapping[str, Any], field: str
+) -> dict[str, Callable[[float], float]]:
+  """The arguments of an augmentation that change over a stage.
+
+  Args:
+    section: one of `config.data.augment`.
+    field: its name in messages.
+
+  Returns:
+    argument -> (progress -> value).
+
+  Raises:
+    UserError: for an unknown name, or what is no schedule.
+  """
+  function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
+  parameters = inspect.signature(function).parameters
+  found = {}
+  for name, spec in section.items():
+    if isinstance(spec, Mapping):
+      value = schedules.build(spec, f"{field}.{name}")
+      whole = name in parameters and parameters[name].annotation in (int, "int")
+      rounded = lambda progress, value=value: _whole(value(progress))
+      found[name] = rounded if whole else value
+  return found
+
+
+def _whole(number: float) -> int:
+  """The nearest whole number, the larger one of two."""
+  return math.floor(number + 0.5)
 
 
 def check(

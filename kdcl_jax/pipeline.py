@@ -14,7 +14,7 @@ from kdcl_jax.dataset import Split
 
 # step -> (record ids, visits, present), each [rows]
 Plan = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
-Augment = Callable[[dict, int], dict]
+Augment = Callable[[dict, int, float], dict]  # rows, seed, progress
 
 
 def stream(
@@ -25,6 +25,7 @@ def stream(
   *,
   augment: Augment | None = None,
   seed: int = 0,
+  total_steps: int = 1,
   threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the batches of steps [start, stop) as dictionaries of arrays.
@@ -34,9 +35,10 @@ def stream(
     plan: the rows of a step, a pure function.
     start: the first step.
     stop: the step after the last one.
-    augment: applied to each batch with `seed`; views are keyed by (seed, record
-      id, visit).
+    augment: applied to each batch with `seed` and the progress of its step;
+      views are keyed by (seed, record id, visit).
     seed: the stage's seed.
+    total_steps: length of the stage, of which `step / total_steps` is done.
     threads: reader threads; 0 reads in the caller's thread.
 
   Yields:
@@ -55,7 +57,7 @@ def stream(
       "weight": (present & readable).astype(np.float32),
       "unreadable": present & ~readable,
     }
-    return augment(rows, seed) if augment else rows
+    return augment(rows, seed, step / total_steps) if augment else rows
 
   steps = grain.MapDataset.range(start, stop).map(batch)
   options = grain.ReadOptions(
