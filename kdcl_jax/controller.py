@@ -9,19 +9,21 @@ decides as the undisturbed one would have.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-Pacing = Callable[[Any], Any]
-
-GO_ON = "go_on"
-HOLD = "hold"
-FREEZE = "freeze"
-ROLL_BACK = "roll_back"
-REDUCE = "reduce_learning_rate"
-STOP = "stop"
+from kdcl_jax.bandit import Bandit, reward_of
+from kdcl_jax.course import (
+  CHOOSE,
+  FREEZE,
+  GO_ON,
+  HOLD,
+  REDUCE,
+  ROLL_BACK,
+  STOP,
+  CourseState,
+)
+from kdcl_jax.lessons import Pacing, lesson_ends
 
 # What a course may do at the end of a lesson, with the values that are not
 # given; every action is off unless its `on` is set.
@@ -36,75 +38,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
   # Multiply the learning rate by `factor`, down to `floor` of the schedule's,
   # when validation loss has not improved for `patience` lessons.
   "reduce_learning_rate": {"factor": 0.5, "patience": 3, "floor": 0.01},
+  # Start the learning rate's schedule, which then spans one lesson, again at
+  # the end of each, its rates times `factor` each time, down to `floor`.
+  "restart_learning_rate": {"factor": 1.0, "floor": 0.01},
   # End the stage when validation accuracy has not improved for `patience`.
   "stop": {"patience": 5},
+  # Train each lesson on one bucket of the order, chosen by what earlier lessons
+  # brought; see `kdcl_jax.bandit`. Takes the place of the pacing.
+  "bandit": {
+    "buckets": 5,
+    "policy": "online",
+    "reward": "gain",
+    "rate": 0.1,
+    "window": 10,
+    "epsilon": 0.1,
+    "temperature": 0.0,
+  },
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class CourseState:
-  """Where a course stands; every field is a plain number, text or tuple.
-
-  Attributes:
-    lesson: how many lessons are over.
-    step: the step at which the present lesson began.
-    lesson_end: the step at which it ends.
-    fraction: share of the order that is active now (at the lesson's start, if
-      the pacing goes on growing within the lesson).
-    growing: whether the fraction follows the pacing within the lesson.
-    delay: steps by which holding has set the pacing back.
-    held: how often the present lesson has been held.
-    frozen: whether the course has stopped growing for good.
-    learning_rate_scale: factor on the schedule's learning rate.
-    best_accuracy, best_fraction, best_step: the best validation so far.
-    worse: consecutive validations beyond the tolerance below the best.
-    best_loss, not_better: for `reduce_learning_rate`.
-    stale: validations since the best accuracy, for `stop`.
-    stopped: whether the stage ends here.
-    improved: whether this validation is the best so far.
-    actions, reasons: what the last update decided, and why.
-  """
-
-  lesson: int
-  step: int
-  lesson_end: int
-  fraction: float
-  growing: bool = True
-  delay: int = 0
-  held: int = 0
-  frozen: bool = False
-  learning_rate_scale: float = 1.0
-  best_accuracy: float = -math.inf
-  best_fraction: float = 0.0
-  best_step: int = -1
-  worse: int = 0
-  best_loss: float = math.inf
-  not_better: int = 0
-  stale: int = 0
-  stopped: bool = False
-  improved: bool = False
-  actions: tuple[str, ...] = ()
-  reasons: tuple[str, ...] = ()
-
-  def to_json(self) -> dict:
-    """The state as a JSON object; infinities become None."""
-    fields = dataclasses.asdict(self)
-    return {
-      k: None if isinstance(v, float) and not math.isfinite(v) else v
-      for k, v in fields.items()
-    }
-
-  @classmethod
-  def from_json(cls, fields: Mapping[str, Any]) -> "CourseState":
-    """The state that `to_json` wrote."""
-    values = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-    }
-    if values["best_accuracy"] is None:
-      values["best_accuracy"] = -math.inf
-    if values["best_loss"] is None:
-      values["best_loss"] = math.inf
-    return cls(**values)
+_OUTSIDE = (
+  "on",
+  "reward",
+)  # fields of the bandit's section that it is not told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +73,10 @@ class Controller:
     boundaries: steps at which lessons end if nothing is held, the last one
       being `total_steps`.
     validation_size: records in the validation split.
-    freeze, hold, reduce_learning_rate, stop: the options of each action, with
-      `on`; see `kdcl_jax.fields.CURRICULUM`.
+    freeze, hold, reduce_learning_rate, restart_learning_rate, stop, bandit: the
+      options of each action, with `on`; see `kdcl_jax.fields.CURRICULUM`.
+    low: lower end of the active window as a function of progress; None for 0.
+    seed: keys the bandit's draws.
   """
 
   pacing: Pacing
@@ -128,15 +86,26 @@ class Controller:
   freeze: Mapping[str, Any]
   hold: Mapping[str, Any]
   reduce_learning_rate: Mapping[str, Any]
+  restart_learning_rate: Mapping[str, Any]
   stop: Mapping[str, Any]
+  bandit: Mapping[str, Any]
+  low: Pacing | None = None
+  seed: int = 0
 
   def init(self) -> CourseState:
     """The state at step 0."""
-    return CourseState(
+    state = CourseState(
       lesson=0,
       step=0,
       lesson_end=self.boundaries[0],
       fraction=self._paced(0),
+      low=self._paced_low(0),
+    )
+    if not self.bandit["on"]:
+      return state
+    bandit = self._bandit().init()
+    return dataclasses.replace(
+      state, growing=False, bandit=bandit, **self._bucket(bandit.choice)
     )
 
   def fraction(self, state: CourseState, step: int) -> float:
@@ -144,6 +113,11 @@ class Controller:
     if not state.growing:
       return state.fraction
     return self._paced(step - state.delay)
+
+  def window(self, state: CourseState, step: int) -> tuple[float, float]:
+    """The lower and upper end of the active share of the order at a step."""
+    low = self._paced_low(step - state.delay) if state.growing else state.low
+    return low, self.fraction(state, step)
 
   def update(
     self, state: CourseState, metric: Mapping[str, float] | float
@@ -153,8 +127,8 @@ class Controller:
     Args:
       state: the state of the lesson that ends.
       metric: validation `accuracy` in [0, 1], or a mapping with `accuracy`,
-        `loss` (needed to reduce the learning rate) and `train_accuracy` (needed
-        to hold).
+        `loss` (needed to reduce the learning rate), `train_accuracy` (needed
+        to hold) and `train_loss` (needed by a bandit rewarded for hardness).
 
     Returns:
       The state of the next lesson, with `actions` and `reasons`.
@@ -163,13 +137,14 @@ class Controller:
       metric = {"accuracy": float(metric)}
     accuracy = float(metric["accuracy"])
     end = state.lesson_end
-    at_end = self.fraction(state, max(end - 1, state.step))
+    low, at_end = self.window(state, max(end - 1, state.step))
     improved = accuracy > state.best_accuracy
     new = dataclasses.replace(
       state,
       lesson=state.lesson + 1,
       step=end,
       improved=improved,
+      accuracy=accuracy,
       stale=0 if improved else state.stale + 1,
       actions=(),
       reasons=(),
@@ -180,15 +155,20 @@ class Controller:
     new = dataclasses.replace(new, worse=state.worse + 1 if worse else 0)
     if improved:
       new = dataclasses.replace(
-        new, best_accuracy=accuracy, best_fraction=at_end, best_step=end
+        new,
+        best_accuracy=accuracy,
+        best_fraction=at_end,
+        best_low=low,
+        best_step=end,
       )
-    new = self._reduced(new, metric)
+    new = self._restarted(self._reduced(new, metric))
     if self.freeze["on"] and new.worse >= self.freeze["patience"]:
       new = dataclasses.replace(
         new,
         frozen=True,
         growing=False,
         fraction=state.best_fraction,
+        low=state.best_low,
         worse=0,
         actions=(*new.actions, FREEZE, ROLL_BACK),
         reasons=(
@@ -200,8 +180,10 @@ class Controller:
           f" ({state.best_fraction:.3f}) of that step, and no further growth",
         ),
       )
+    elif not new.frozen and self.bandit["on"]:
+      new = self._chosen(state, new, metric)
     elif not new.frozen:
-      new = self._next_lesson(state, new, at_end, metric)
+      new = self._next_lesson(state, new, (low, at_end), metric)
     if self.stop["on"] and new.stale >= self.stop["patience"]:
       new = dataclasses.replace(
         new,
@@ -233,6 +215,51 @@ class Controller:
   def _paced(self, step: float) -> float:
     progress = min(max(step / self.total_steps, 0.0), 1.0)
     return float(self.pacing(progress))
+
+  def _paced_low(self, step: float) -> float:
+    if self.low is None:
+      return 0.0
+    progress = min(max(step / self.total_steps, 0.0), 1.0)
+    return float(self.low(progress))
+
+  def _bandit(self) -> Bandit:
+    options = {k: v for k, v in self.bandit.items() if k not in _OUTSIDE}
+    return Bandit(seed=self.seed, **options)
+
+  def _bucket(self, choice: int) -> dict[str, float]:
+    """The window of a bucket."""
+    buckets = self.bandit["buckets"]
+    return {"low": choice / buckets, "fraction": (choice + 1) / buckets}
+
+  def _chosen(
+    self, state: CourseState, new: CourseState, metric: Mapping[str, float]
+  ) -> CourseState:
+    """Rewards the bucket of this lesson and chooses that of the next."""
+    before = state.accuracy if state.lesson else None
+    reward = reward_of(self.bandit["reward"], metric, before)
+    bandit = self._bandit().update(state.bandit, reward)
+    return dataclasses.replace(
+      new,
+      bandit=bandit,
+      **self._bucket(bandit.choice),
+      actions=(*new.actions, CHOOSE),
+      reasons=(
+        *new.reasons,
+        f"bucket {state.bandit.choice + 1} of {self.bandit['buckets']} brought"
+        f" {reward:+.4f}: next is bucket {bandit.choice + 1}",
+      ),
+    )
+
+  def _restarted(self, new: CourseState) -> CourseState:
+    """Starts the learning rate's schedule again."""
+    option = self.restart_learning_rate
+    if not option["on"]:
+      return new
+    scale = new.learning_rate_scale * option["factor"]
+    least = min(option["floor"], new.learning_rate_scale)
+    return dataclasses.replace(
+      new, schedule_start=new.step, learning_rate_scale=max(scale, least)
+    )
 
   def _reduced(
     self, new: CourseState, metric: Mapping[str, float]
@@ -268,11 +295,12 @@ class Controller:
     self,
     state: CourseState,
     new: CourseState,
-    at_end: float,
+    window: tuple[float, float],
     metric: Mapping[str, float],
   ) -> CourseState:
     """Grows on, or holds the fraction until the present lesson is learned."""
     option = self.hold
+    low, at_end = window
     if state.growing:
       delay = state.delay
     else:  # the lesson that ends was held: the pacing waited for its length
@@ -289,6 +317,7 @@ class Controller:
         held=0,
         delay=delay,
         fraction=self._paced(state.lesson_end - delay),
+        low=self._paced_low(state.lesson_end - delay),
       )
     return dataclasses.replace(
       new,
@@ -296,6 +325,7 @@ class Controller:
       held=state.held + 1,
       delay=delay,
       fraction=at_end,
+      low=low,
       actions=(*new.actions, HOLD),
       reasons=(
         *new.reasons,
@@ -306,7 +336,7 @@ class Controller:
 
   def _lesson_end(self, state: CourseState, new: CourseState) -> int:
     """The next boundary on the course's clock, which holding sets back."""
-    if new.growing:
+    if new.growing or (self.bandit["on"] and not new.frozen):
       clock = new.step - new.delay
       later = [b for b in self.boundaries if b > clock]
       end = later[0] + new.delay if later else self.total_steps
@@ -322,6 +352,8 @@ def build(
   lessons: int,
   validation_size: int,
   options: Mapping[str, Mapping[str, Any]] | None = None,
+  low: Pacing | None = None,
+  seed: int = 0,
 ) -> Controller:
   """A controller from the options of a curriculum.
 
@@ -333,8 +365,10 @@ def build(
     total_steps: the length of the stage, at least 1.
     lessons: how many lessons a smooth pacing is cut into.
     validation_size: records in the validation split.
-    options: the sections `freeze`, `hold`, `reduce_learning_rate` and `stop`
-      (see `kdcl_jax.fields.CURRICULUM`); an action that is not named is off.
+    options: the sections of `OPTIONS` (see `kdcl_jax.fields.CURRICULUM`); an
+      action that is not named is off.
+    low: lower end of the active window as a function of progress; None for 0.
+    seed: keys the bandit's draws.
 
   Returns:
     A controller; `init` and `update` are pure.
@@ -353,37 +387,10 @@ def build(
     total_steps=total_steps,
     boundaries=lesson_ends(pacing, total_steps, lessons),
     validation_size=validation_size,
+    low=low,
+    seed=seed,
     **{
       name: {"on": False} | values | dict(options.get(name, {}))
       for name, values in OPTIONS.items()
     },
   )
-
-
-def lesson_ends(
-  pacing: Pacing, total_steps: int, lessons: int
-) -> tuple[int, ...]:
-  """The steps at which the lessons of a course end, the last being its end."""
-  grid = np.unique(np.linspace(0, total_steps, 4097).astype(int))[:-1]
-  fractions = np.asarray(pacing(grid / total_steps), float)
-  fractions = np.broadcast_to(fractions, grid.shape)
-  jumps: Sequence[int] = np.flatnonzero(np.diff(fractions))
-  if 0 < len(jumps) <= min(2 * lessons, len(grid) // 8):
-    ends = [
-      _first_step(pacing, total_steps, grid[i], grid[i + 1]) for i in jumps
-    ]
-    return tuple(ends) + (total_steps,)
-  ends = np.linspace(0, total_steps, lessons + 1).round().astype(int)[1:]
-  return tuple(int(e) for e in np.unique(ends[ends > 0]))
-
-
-def _first_step(pacing: Pacing, total_steps: int, low: int, high: int) -> int:
-  """The first step in (low, high] at which the pacing has left its value."""
-  before = float(pacing(low / total_steps))
-  while high - low > 1:
-    middle = (low + high) // 2
-    if float(pacing(middle / total_steps)) == before:
-      low = middle
-    else:
-      high = middle
-  return int(high)

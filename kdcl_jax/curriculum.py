@@ -1,7 +1,8 @@
 """What a stage may see at a step: the record ids of each batch, as pure maths.
 
 The active subset at step t is exactly the records whose rank in the order is
-below n(t). Within it the stage makes passes: a pass visits every active record
+below n(t) (and, for a course that leaves the easiest behind, not below m(t)).
+Within it the stage makes passes: a pass visits every active record
 once, in a keyed pseudo-random sequence, in batches of which only the last may
 be short. The ids of step t depend on (seed, t, order, n(t)) and on nothing
 else, take O(batch) time to find, and are the same for every number of hosts.
@@ -13,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdcl_jax.controller import Controller, CourseState
+from kdcl_jax.controller import Controller
+from kdcl_jax.course import CourseState
 from kdcl_jax.randomness import hash64, permute
 
 _STREAM = (
@@ -88,6 +90,28 @@ def select(seed: int, step: int, active: int, batch_size: int) -> Selection:
   )
 
 
+def present_rows(
+  step: np.ndarray | int, active: np.ndarray | int, batch_size: int
+) -> np.ndarray:
+  """How many of the rows that `select` picks are present.
+
+  Args:
+    step: steps, >= 0.
+    active: n(t) at each, >= 1.
+    batch_size: rows of the global batch, >= 1.
+
+  Returns:
+    int64, of the shape of steps and active numbers.
+
+  Example:
+    >>> present_rows(np.arange(4), 5, 3).tolist()
+    [3, 2, 3, 2]
+  """
+  step, active = np.asarray(step, np.int64), np.asarray(active, np.int64)
+  batch = step % -(-active // batch_size)
+  return np.minimum(active - batch * batch_size, batch_size)
+
+
 def local_rows(batch_size: int, host: int, hosts: int) -> slice:
   """The rows of a global batch that one host reads.
 
@@ -115,18 +139,49 @@ class Curriculum:
   seed: int
   batch_size: int
 
+  def window(self, state: CourseState, step: int) -> tuple[int, int]:
+    """m(t) and n(t): active are the ranks from m(t) to below n(t)."""
+    low, high = self.controller.window(state, step)
+    last = active_count(high, len(self.order))
+    first = active_count(low, len(self.order)) if low > 0 else 0
+    return min(first, last - 1), last
+
   def active(self, state: CourseState, step: int) -> int:
-    """n(t): how many records are active at a step of the present lesson."""
-    fraction = self.controller.fraction(state, step)
-    return active_count(fraction, len(self.order))
+    """How many records are active at a step of the present lesson."""
+    first, last = self.window(state, step)
+    return last - first
 
   def batch(
     self, state: CourseState, step: int, rows: slice = slice(None)
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Record ids, visits and presence of (some rows of) the batch at a step."""
-    active = self.active(state, step)
-    rank, visit, present = select(self.seed, step, active, self.batch_size)
-    return self.order[rank][rows], visit[rows], present[rows]
+    first, last = self.window(state, step)
+    chosen = select(self.seed, step, last - first, self.batch_size)
+    ids = self.order[first + chosen.rank[rows]]
+    return ids, chosen.visit[rows], chosen.present[rows]
+
+
+def reranked(
+  order: np.ndarray, first: int, difficulty: np.ndarray, *, anti: bool = False
+) -> np.ndarray:
+  """An order of which the end is ranked anew.
+
+  Args:
+    order: [N] record ids.
+    first: how many ranks stay as they are.
+    difficulty: [N] new difficulties of the records in `order`, in its sequence.
+    anti: whether the hardest come first.
+
+  Returns:
+    [N] the same ids. Ties keep the sequence that they have.
+
+  Example:
+    >>> reranked(np.array([4, 5, 6, 7]), 1, np.array([9, 3, 1, 2.0])).tolist()
+    [4, 6, 7, 5]
+  """
+  values = -difficulty[first:] if anti else difficulty[first:]
+  place = np.argsort(values, kind="stable")
+  return np.concatenate([order[:first], order[first:][place]])
 
 
 def stage_seed(seed: int, stage: str) -> int:

@@ -24,7 +24,11 @@ class TrainState:
     opt_state: the optimizer's state.
     ema: moving average of {'params', 'batch_stats'}; {} where it is off.
     learning_rate_scale: float32 factor on the schedule, set by the course.
+    schedule_start: int32, the step at which the schedule was last started.
+    dynamics: name -> what a stream knows of each record, see
+      `kdcl_jax.difficulty.STREAMS`; {} where there is none.
     sums: metric name -> float32 (2,) sum and weight since the last log line.
+    lesson: float32 (3,), loss, hits and examples summed since the lesson began.
     bad_step: int32, the first step whose loss was not finite; -1 if none.
   """
 
@@ -36,7 +40,10 @@ class TrainState:
   opt_state: Tree
   ema: Tree
   learning_rate_scale: jax.Array
+  schedule_start: jax.Array
+  dynamics: dict[str, Tree]
   sums: dict[str, jax.Array]
+  lesson: jax.Array
   bad_step: jax.Array
 
   def variables(self) -> dict[str, Tree]:
@@ -63,6 +70,7 @@ def create(
   seed: int,
   ema: bool,
   parts: dict[str, Tree] | None = None,
+  dynamics: dict[str, Tree] | None = None,
 ) -> TrainState:
   """The state at step 0.
 
@@ -73,6 +81,7 @@ def create(
     seed: keys dropout, in [0, 2**32).
     ema: whether a moving average of the variables is kept.
     parts: the projectors' variables at step 0; None for no projectors.
+    dynamics: the states of the streams at step 0; None for no stream.
 
   Returns:
     A `TrainState`.
@@ -91,6 +100,9 @@ def create(
     opt_state=optimizer.init(groups(params, parts["params"])),
     ema=jax.tree.map(jnp.copy, average),
     learning_rate_scale=jnp.ones((), jnp.float32),
+    schedule_start=jnp.zeros((), jnp.int32),
+    dynamics=dynamics or {},
     sums={name: jnp.zeros(2, jnp.float32) for name in metrics},
+    lesson=jnp.zeros(3, jnp.float32),
     bad_step=jnp.full((), -1, jnp.int32),
   )

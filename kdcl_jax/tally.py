@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +27,27 @@ class Totals:
   """What has been counted on the host, as saved in a checkpoint.
 
   Attributes:
-    rows: records trained on so far (the example-backwards of the ledger).
+    rows: records read so far.
+    kept: records trained on so far, fewer than read ones where a selection
+      chooses among them.
     validated: records evaluated on the validation split so far.
+    rescored: records evaluated to rank them anew so far.
     seconds: time spent in the stage so far.
     unreadable: record ids that could not be read.
-    lesson_hits, lesson_rows: for the training accuracy of the present lesson.
   """
 
   rows: int = 0
+  kept: int = 0
   validated: int = 0
+  rescored: int = 0
   seconds: float = 0.0
   unreadable: list[int] = dataclasses.field(default_factory=list)
-  lesson_hits: float = 0.0
-  lesson_rows: float = 0.0
 
-  def count(self, batch: dict[str, np.ndarray]) -> None:
-    """Counts the rows of a batch."""
-    self.rows += int(batch["weight"].sum())
+  def count(self, batch: dict[str, np.ndarray], keep: int) -> None:
+    """Counts the rows of a batch, of which at most `keep` are trained on."""
+    present = int(batch["weight"].sum())
+    self.rows += present
+    self.kept += min(present, keep)
     if batch["unreadable"].any():
       seen = set(self.unreadable)
       seen.update(batch["id"][batch["unreadable"]].tolist())
@@ -52,18 +57,25 @@ class Totals:
 class Tally:
   """Takes the sums of the steps off the device and makes log lines of them."""
 
-  def __init__(self, totals: Totals, name: str, emit: Callable[[dict], None]):
+  def __init__(
+    self,
+    totals: Totals,
+    name: str,
+    emit: Callable[[dict], None],
+    interval: Mapping[str, Any] | None = None,
+  ):
     """Starts with what a checkpoint knew.
 
     Args:
       totals: changed in place.
       name: the stage's name, for messages.
       emit: what is done with a log line.
+      interval: what `facts` said of the interval so far; None for nothing.
     """
     self.totals = totals
     self._name = name
     self._emit = emit
-    self._interval: dict[str, np.ndarray] = {}
+    self._interval = {k: np.array(v) for k, v in (interval or {}).items()}
     self._pending: tuple | None = None
     self._clock = time.perf_counter()
     self._logged = (self._clock, totals.rows)
@@ -103,19 +115,10 @@ class Tally:
     arrays, note = self._pending
     self._pending = None
     sums, bad_step = jax.device_get(arrays)
-    if bad_step >= 0:
-      raise UserError(
-        f"the loss or its gradient became NaN or infinite in stage"
-        f" {self._name!r} at step {int(bad_step)}; the last good checkpoint is"
-        " kept. A lower learning rate"
-        f" (config.{self._name}.optimizer.learning_rate) or gradient clipping"
-        f" (config.{self._name}.optimizer.clip) usually cures it."
-      )
+    self.check(bad_step)
     for name, value in sums.items():
       value = value.astype(np.float64)
       self._interval[name] = self._interval.get(name, 0.0) + value
-    self.totals.lesson_hits += float(sums["accuracy"][0])
-    self.totals.lesson_rows += float(sums["accuracy"][1])
     if note is not None:
       self._emit({"kind": "train", **note, **self._means()})
 
@@ -132,15 +135,25 @@ class Tally:
     }
     return means | {"terms": terms}
 
-  def lesson_accuracy(self) -> float:
-    """Training accuracy over the lesson that ends; starts the next."""
-    accuracy = self.totals.lesson_hits / max(self.totals.lesson_rows, 1.0)
-    self.totals.lesson_hits = self.totals.lesson_rows = 0.0
-    return accuracy
+  def check(self, bad_step: Any) -> None:
+    """Stops a training whose loss or gradient was not finite.
+
+    Raises:
+      UserError: where `bad_step` is a step.
+    """
+    if bad_step >= 0:
+      raise UserError(
+        f"the loss or its gradient became NaN or infinite in stage"
+        f" {self._name!r} at step {int(bad_step)}; the last good checkpoint is"
+        " kept. A lower learning rate"
+        f" (config.{self._name}.optimizer.learning_rate) or gradient clipping"
+        f" (config.{self._name}.optimizer.clip) usually cures it."
+      )
 
   def facts(self) -> dict:
-    """The totals for a checkpoint, time included."""
+    """The totals, time included, and the interval so far, for a checkpoint."""
     now = time.perf_counter()
     self.totals.seconds += now - self._clock
     self._clock = now
-    return dataclasses.asdict(self.totals)
+    interval = {name: v.tolist() for name, v in self._interval.items()}
+    return {"totals": dataclasses.asdict(self.totals), "interval": interval}

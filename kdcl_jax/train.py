@@ -6,121 +6,33 @@ come evaluation, the course's decision, its actions, the log, the checkpoint.
 """
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from kdcl_jax import controller as course
-from kdcl_jax import evaluate, pipeline, state, step
+from kdcl_jax import (
+  course,
+  evaluate,
+  optimizer,
+  pipeline,
+  state,
+  step,
+  weights,
+)
 from kdcl_jax.checkpoint import Checkpoints
-from kdcl_jax.curriculum import Curriculum, active_count, local_rows
-from kdcl_jax.dataset import Split
+from kdcl_jax.curriculum import local_rows
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.tally import Tally, Totals
-from kdcl_jax.terms import Term
+from kdcl_jax.training import Model, Outcome, Outlet, Training
 from kdcl_jax.writers import MetricsWriter
+
+__all__ = ["Interrupted", "Model", "Outcome", "Outlet", "Training", "fit"]
 
 
 class Interrupted(Exception):
   """The run was asked to stop; what it had done is saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """A model to train or to learn from.
-
-  Attributes:
-    name: the stage that it belongs to.
-    forward: its forward pass.
-    variables: `params` and, where it has them, `batch_stats`.
-  """
-
-  name: str
-  forward: step.Forward
-  variables: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-  """Everything that decides the outcome of one training.
-
-  Attributes:
-    model: the model with its initial variables.
-    teachers: the models that it learns from.
-    terms: the objective.
-    parts: the projectors' initial variables.
-    optimizer, schedule: see `kdcl_jax.optimizer`.
-    curriculum: order, course, seed and batch size.
-    train: the split that `curriculum.order` is about.
-    validation: what the course looks at; None to train without looking.
-    augment: see `kdcl_jax.augment.build`; None for none.
-    total_steps: length of the training.
-    ema: decay of the moving average; 0 for none.
-    keep: 'last' or 'best' (by validation accuracy).
-    two_gradients: see `kdcl_jax.step.train_body`.
-  """
-
-  model: Model
-  teachers: Sequence[Model]
-  terms: Sequence[Term]
-  parts: Any
-  optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  curriculum: Curriculum
-  train: Split
-  validation: Split | None
-  augment: pipeline.Augment | None
-  total_steps: int
-  ema: float = 0.0
-  keep: str = "last"
-  two_gradients: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Outlet:
-  """Where a training leaves its traces.
-
-  Attributes:
-    directory: for metrics and checkpoints.
-    log_steps: steps between log lines.
-    checkpoint_steps: least number of steps between checkpoints.
-    tensorboard: whether to write TensorBoard events.
-    quiet: whether to leave the terminal alone.
-    interrupted: asked after each step; True makes the training save and stop.
-  """
-
-  directory: pathlib.Path
-  log_steps: int = 50
-  checkpoint_steps: int = 1000
-  tensorboard: bool = False
-  quiet: bool = False
-  interrupted: Callable[[], bool] = lambda: False
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """What a training ends with.
-
-  Attributes:
-    variables: what was kept, on the devices.
-    parts: the projectors' variables at the end.
-    course: the final state of the course.
-    steps: steps done.
-    totals: counts and time.
-    traces: how often the step was traced in this process.
-  """
-
-  variables: Any
-  parts: Any
-  course: course.CourseState
-  steps: int
-  totals: Totals
-  traces: int
 
 
 @jax.jit
@@ -184,7 +96,7 @@ class _Loop:
     self.remembers = training.validation is not None and (
       training.keep == "best" or controller.freeze["on"]
     )
-    names = step.metric_names(training.terms)
+    names = step.metric_names(training.terms, training.reweighting)
     self.state = parallel.put(
       state.create(
         training.model.variables,
@@ -193,12 +105,12 @@ class _Loop:
         seed=self.curriculum.seed,
         ema=training.ema > 0,
         parts=parallel.put(training.parts),
+        dynamics=self._dynamics(),
       )
     )
     self.best = _copied(_weights(self.state)) if self.remembers else {}
     self.course = controller.init()
     self.step = 0
-    self.teachers = tuple(t.variables for t in training.teachers)
     self.train_step = parallel.partition(
       step.train_body(
         training.model.forward,
@@ -207,6 +119,9 @@ class _Loop:
         training.schedule,
         teachers=[t.forward for t in training.teachers],
         two_gradients=training.two_gradients,
+        reweighting=training.reweighting,
+        selection=training.selection,
+        streams=self._streams(),
         total_steps=training.total_steps,
         ema=training.ema,
         axis_name=parallel.axis_name,
@@ -215,18 +130,27 @@ class _Loop:
       constants=2,
       donate=True,
     )
+    evaluator = lambda split, scores=None: evaluate.Evaluator(
+      training.model.forward,
+      parallel,
+      batch_size=min(512, len(split.ids)),
+      scores=scores,
+    )
     if training.validation is not None:
-      self.evaluator = evaluate.Evaluator(
-        training.model.forward,
-        parallel,
-        batch_size=min(512, len(training.validation.ids)),
-      )
+      self.evaluator = evaluator(training.validation)
+    self.rescorer = None
+    if training.reranking is not None and training.reranking.stream is None:
+      scores = {"rerank": training.reranking.score}
+      self.rescorer = evaluator(training.train, scores)
+    self.snapshots = {
+      round(share * training.total_steps): share for share in training.snapshots
+    }
     self.checkpoints = None
     self.writer = None
-    totals = Totals()
+    totals, interval = Totals(), {}
     if outlet:
       self.checkpoints = Checkpoints(outlet.directory / "checkpoints")
-      totals = self._restored() or totals
+      totals, interval = self._restored() or (totals, interval)
       self.writer = MetricsWriter(
         outlet.directory,
         title=training.model.name,
@@ -239,11 +163,33 @@ class _Loop:
         self.writer.say(f"resumed at step {self.step}")
     self.saved = self.step
     self.tally = Tally(
-      totals, training.model.name, self.writer.write if outlet else _nothing
+      totals,
+      training.model.name,
+      self.writer.write if outlet else _nothing,
+      interval,
     )
 
   def _count_trace(self) -> None:
     self.traces += 1
+
+  def _streams(self) -> dict[str, Any]:
+    streams = dict(self.training.streams)
+    reranking = self.training.reranking
+    if reranking is not None and reranking.stream is not None:
+      streams["rerank"] = reranking.stream
+    return streams
+
+  def _dynamics(self) -> dict[str, Any]:
+    size = int(self.curriculum.order.max()) + 1
+    return {name: s.init(size) for name, s in self._streams().items()}
+
+  def _teachers(self) -> tuple[Any, ...]:
+    """The teachers' variables of the present lesson."""
+    teachers, pacing = self.training.teachers, self.training.teacher_pacing
+    if pacing is None:
+      return tuple(t.variables for t in teachers)
+    share = float(pacing(self.course.step / self.training.total_steps))
+    return tuple(t.at(share) for t in teachers)
 
   def run(self) -> Outcome:
     total = self.training.total_steps
@@ -266,6 +212,7 @@ class _Loop:
     return Outcome(
       variables,
       self.state.parts,
+      self.state.dynamics,
       self.course,
       self.step,
       self.tally.totals,
@@ -275,6 +222,9 @@ class _Loop:
   def _lesson(self) -> None:
     """The steps that are left of the present lesson."""
     at = self.course
+    teachers = self._teachers()
+    selection = self.training.selection
+    keep = selection.keep if selection else self.curriculum.batch_size
     plan = lambda t: self.curriculum.batch(at, t, self.rows)
     batches = pipeline.stream(
       self.training.train,
@@ -283,12 +233,15 @@ class _Loop:
       at.lesson_end,
       augment=self.training.augment,
       seed=self.curriculum.seed,
+      total_steps=self.training.total_steps,
     )
     for batch in batches:
-      self.tally.totals.count(batch)
+      self.tally.totals.count(batch, keep)
       arrays = self.parallel.put_batch(step.device_batch(batch))
-      self.state, _ = self.train_step(self.state, self.teachers, arrays)
+      self.state, _ = self.train_step(self.state, teachers, arrays)
       self.step += 1
+      if self.step in self.snapshots and self.outlet is not None:
+        self._snapshot(self.snapshots[self.step])
       if self.outlet is None:
         continue
       self.writer.advance(self.step)
@@ -308,11 +261,10 @@ class _Loop:
     records = self.evaluator.records(self.state.variables(), validation)
     self.tally.totals.validated += len(validation.ids)
     measured = evaluate.measure(records)
-    controller = self.curriculum.controller
     before = self.course
-    fraction = controller.fraction(before, self.step - 1)
-    self.course = controller.update(
-      before, measured | {"train_accuracy": self.tally.lesson_accuracy()}
+    seen = self._seen()
+    self.course = self.curriculum.controller.update(
+      before, measured | self._learned()
     )
     if self.course.improved and self.remembers:
       self.best = _copied(_weights(self.state))
@@ -323,35 +275,71 @@ class _Loop:
       self.state = self.state.replace(
         learning_rate_scale=self.parallel.put(np.float32(scale))
       )
+    if self.course.schedule_start != before.schedule_start:
+      start = self.parallel.put(np.int32(self.course.schedule_start))
+      self.state = self.state.replace(
+        opt_state=optimizer.restarted(self.state.opt_state),
+        schedule_start=start,
+      )
+    ranked = self._rerank()
     if self.writer:
       self.writer.write(
         {
           "kind": "lesson",
-          "step": self.step,
           "lesson": before.lesson,
-          "fraction": fraction,
-          "active": active_count(fraction, len(self.curriculum.order)),
+          **seen,
           "validation": measured,
           "actions": [a for a in self.course.actions if a != course.GO_ON],
           "reasons": list(self.course.reasons),
           "learning_rate_scale": scale,
+          **ranked,
         }
       )
       if self.outlet.interrupted():
         self._save(True)
         raise Interrupted
 
+  def _seen(self) -> dict[str, Any]:
+    """What the last step could see of the order."""
+    low, high = self.curriculum.controller.window(self.course, self.step - 1)
+    active = self.curriculum.active(self.course, self.step - 1)
+    return {"step": self.step, "low": low, "fraction": high, "active": active}
+
+  def _rerank(self) -> dict[str, float]:
+    """Ranks what is still to come by the learner, where that is due."""
+    reranking = self.training.reranking
+    active = self.curriculum.window(self.course, self.step)[1]
+    if (
+      reranking is None
+      or self.course.frozen
+      or self.step >= self.training.total_steps
+      or not reranking.due(self.course.lesson)
+      or (active >= len(self.curriculum.order) and not reranking.everything)
+    ):
+      return {}
+    if self.rescorer is not None:
+      self.tally.totals.rescored += len(self.curriculum.order)
+    values = reranking.difficulties(
+      self.state.dynamics.get("rerank"),
+      self.rescorer,
+      self.state.variables(),
+      self.training.train,
+    )
+    self.curriculum, correlation = reranking.apply(
+      self.curriculum, active, values
+    )
+    return {"rank_correlation": correlation}
+
+  def _snapshot(self, share: float) -> None:
+    weights.save(
+      weights.snapshot_path(self.outlet.directory, share),
+      jax.device_get(self.state.variables()),
+      {"stage": self.training.model.name, "share": f"{share:g}"},
+    )
+
   def _log(self) -> None:
     """Ends an interval; its line is written when the next one ends."""
-    fraction = self.curriculum.controller.fraction(self.course, self.step - 1)
-    self.state = self.tally.take(
-      self.state,
-      {
-        "step": self.step,
-        "fraction": fraction,
-        "active": active_count(fraction, len(self.curriculum.order)),
-      },
-    )
+    self.state = self.tally.take(self.state, self._seen())
 
   def _checkpoint_steps(self) -> int:
     return self.outlet.checkpoint_steps if self.outlet else 0
@@ -359,28 +347,48 @@ class _Loop:
   def _save(self, due: bool) -> None:
     if not due or self.checkpoints is None:
       return
-    self.state = self.tally.take(self.state)
-    self.tally.drain()  # a state that is not finite is never saved
+    self.tally.drain()
+    # A state that is not finite is never saved.
+    self.tally.check(jax.device_get(self.state.bad_step))
     self.checkpoints.save(
       self.step,
-      {"state": self.state, "best": self.best},
+      self._arrays(),
       {
         "step": self.step,
         "course": self.course.to_json(),
-        "totals": self.tally.facts(),
+        **self.tally.facts(),
       },
     )
     self.saved = self.step
 
-  def _restored(self) -> Totals | None:
-    found = self.checkpoints.restore({"state": self.state, "best": self.best})
+  def _arrays(self) -> dict[str, Any]:
+    """What a checkpoint holds; the order only where it changes."""
+    arrays = {"state": self.state, "best": self.best}
+    if self.training.reranking is None:
+      return arrays
+    order = self.parallel.put(self.curriculum.order.astype(np.int32))
+    return arrays | {"order": order}
+
+  def _learned(self) -> dict[str, float]:
+    """Training accuracy and loss over the lesson that ends; starts the next."""
+    loss, hits, rows = np.asarray(jax.device_get(self.state.lesson), float)
+    zeros = self.parallel.put(np.zeros(3, np.float32))
+    self.state = self.state.replace(lesson=zeros)
+    rows = max(rows, 1.0)
+    return {"train_accuracy": hits / rows, "train_loss": loss / rows}
+
+  def _restored(self) -> tuple[Totals, dict] | None:
+    found = self.checkpoints.restore(self._arrays())
     if found is None:
       return None
     arrays, facts = found
     self.state, self.best = arrays["state"], arrays["best"]
+    if "order" in arrays:
+      order = np.asarray(jax.device_get(arrays["order"]), np.int64)
+      self.curriculum = dataclasses.replace(self.curriculum, order=order)
     self.course = course.CourseState.from_json(facts["course"])
     self.step = facts["step"]
-    return Totals(**facts["totals"])
+    return Totals(**facts["totals"]), facts["interval"]
 
   def close(self) -> None:
     if self.checkpoints:
