@@ -23,11 +23,23 @@ def find(table: Mapping[str, Any], name: str, field: str) -> Any:
     UserError: where there is none, with the names that there are.
 
   Example:
-    >>> find({"one": 1}, "one", "config.x"), find({}, "math.pi", "config.x") > 3
-    (1, True)
+    >>> find({"one": 1}, "one", "config.x")
+    1
+    >>> find({}, "math.sqrt", "config.x")(9)
+    3.0
   """
   if name in table:
     return table[name]
+  found = _imported(table, name, field)
+  if not callable(found):
+    raise UserError(
+      f"{field} is {name!r}, which is a {type(found).__name__}, expected a"
+      " function."
+    )
+  return found
+
+
+def _imported(table: Mapping[str, Any], name: str, field: str) -> Any:
   if "." not in name:
     raise UserError(
       f"{field} is {name!r}, which does not exist{did_you_mean(name, table)};"

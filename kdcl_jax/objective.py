@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from kdcl_jax import projectors
+from kdcl_jax import reweighting as weightings
 from kdcl_jax.errors import UserError, did_you_mean
+from kdcl_jax.reweighting import Reweighting
 from kdcl_jax.terms import Term
 
 Parts = Mapping[str, Mapping[str, Any]]
@@ -49,8 +51,12 @@ def evaluate(
   *,
   parts: Mapping[str, Parts] | None = None,
   key: jax.Array | None = None,
+  reweighting: Reweighting | None = None,
 ) -> Evaluation:
-  """The losses of a batch: `sum_k c_k * all_sum(w l_k) / all_sum(w)`.
+  """The losses of a batch: `sum_k c_k * all_sum(w v l_k) / all_sum(w)`.
+
+  v are the weights of a `reweighting`, 1 where there is none or where a term is
+  not among those that it weighs.
 
   Args:
     terms: from `kdcl_jax.terms.build`.
@@ -63,20 +69,23 @@ def evaluate(
     parts: the projectors' variables, see `init_parts`.
     key: of this step, the same on all devices; projectors get one for each
       record. Needed where there are projectors.
+    reweighting: how much each example counts.
 
   Returns:
-    The `Evaluation`.
+    The `Evaluation`; the values of its terms are those of unweighted examples.
   """
   weight = batch["weight"]
   total = jnp.maximum(all_sum(jnp.sum(weight), axis_name), 1e-8)
 
-  def mean(value: jax.Array) -> jax.Array:
+  def mean(value: jax.Array, emphasis: jax.Array | float = 1.0) -> jax.Array:
     if not value.ndim:
       return value
-    return all_sum(jnp.sum(_per_example(value) * weight), axis_name) / total
+    rows = _per_example(value) * weight * emphasis
+    return all_sum(jnp.sum(rows), axis_name) / total
 
   parts = parts or {"params": {}, "state": {}}
   values, states = {}, dict(parts["state"])
+  losses, own_losses = {}, {}
   task = distillation = jnp.zeros((), jnp.float32)
   for term in terms:
     options = {k: value(progress) for k, value in term.options.items()}
@@ -97,11 +106,29 @@ def evaluate(
         given, states[name] = _projected(term, context, variables)
         if "auxiliary" in given:
           auxiliaries.append(mean(given.pop("auxiliary")))
-      results.append(mean(_loss(term, context | given, given, batch, options)))
-    values[term.name] = sum(results) / len(results)
-    weighted = term.coefficient(progress) * values[term.name]
+      results.append(_loss(term, context | given, given, batch, options))
+    losses[term.name] = results
     if auxiliaries:
-      own = values[auxiliary_name(term)] = sum(auxiliaries)
+      own_losses[term.name] = sum(auxiliaries)
+  emphasis = None
+  if reweighting is not None:
+    looked_at = losses[reweighting.term]
+    emphasis = reweighting.weights(
+      sum(_per_example(one) for one in looked_at) / len(looked_at),
+      weight > 0,
+      progress,
+      axis_name,
+    )
+    values[weightings.NAME] = mean(emphasis)
+  for term in terms:
+    results = losses[term.name]
+    values[term.name] = sum(mean(one) for one in results) / len(results)
+    weighted = values[term.name]
+    if emphasis is not None and term.name in reweighting.terms:
+      weighted = sum(mean(one, emphasis) for one in results) / len(results)
+    weighted = term.coefficient(progress) * weighted
+    if term.name in own_losses:
+      own = values[auxiliary_name(term)] = own_losses[term.name]
       weighted = weighted + own
     if term.distils:
       distillation = distillation + weighted

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from kdcl_jax import lookup
 from kdcl_jax.errors import UserError, did_you_mean
 from kdcl_jax.fields import OPTIMIZER
-from kdcl_jax.momentum import dot
+from kdcl_jax.momentum import DotState, dot
 
 # Those that take `weight_decay` apply it as their papers have it; for the rest
 # it is added to the gradient.
@@ -157,6 +158,28 @@ def build(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
+def restarted(state: Any) -> Any:
+  """The state of an optimizer whose learning rate starts its schedule again.
+
+  Moments and their counts stay as they are.
+
+  Args:
+    state: of what `build` returns.
+
+  Returns:
+    The same with the schedules' counts at 0.
+  """
+  kinds = (optax.ScaleByScheduleState, DotState)
+
+  def reset(node: Any) -> Any:
+    if not isinstance(node, kinds):
+      return node
+    return node._replace(count=jnp.zeros_like(node.count))
+
+  is_leaf = lambda node: isinstance(node, kinds)
+  return jax.tree.map(reset, state, is_leaf=is_leaf)
+
+
 def single(
   section: Mapping[str, Any], total_steps: int, *, path: str = "optimizer"
 ) -> optax.GradientTransformation:
@@ -193,9 +216,10 @@ def single(
   chain = []
   if section["clip"]:
     chain.append(optax.clip_by_global_norm(section["clip"]))
-  if decay and "weight_decay" in parameters:
+  if "weight_decay" in parameters:  # 0 as well: optax has defaults of its own
     arguments["weight_decay"] = decay
-    arguments["weight_decay_mask" if name == "lars" else "mask"] = mask
+    for key in {"mask", "weight_decay_mask"} & set(parameters):
+      arguments[key] = mask
   elif decay:
     chain.append(optax.add_decayed_weights(decay, mask))
   try:

@@ -9,6 +9,10 @@ import optax
 from flax import linen as nn
 
 from kdcl_jax import models, objective
+from kdcl_jax import reweighting as weightings
+from kdcl_jax.difficulty import Stream
+from kdcl_jax.reweighting import Reweighting
+from kdcl_jax.selection import Selection
 from kdcl_jax.state import TrainState
 from kdcl_jax.terms import Term
 
@@ -92,6 +96,9 @@ def train_body(
   *,
   teachers: Sequence[Forward] = (),
   two_gradients: bool = False,
+  reweighting: Reweighting | None = None,
+  streams: Mapping[str, Stream] | None = None,
+  selection: Selection | None = None,
   total_steps: int,
   ema: float = 0.0,
   axis_name: str | None = None,
@@ -107,6 +114,9 @@ def train_body(
     teachers: forward passes of the teachers.
     two_gradients: whether the optimizer wants the gradient of distillation
       apart, as the extra argument `distillation`.
+    reweighting: how much each example counts; None for all alike.
+    streams: what is kept of how each record does, by name; None for nothing.
+    selection: which rows of an oversized batch are trained on; None for all.
     total_steps: length of the stage.
     ema: decay of the moving average; 0 for none.
     axis_name: the mesh axis under `shard_map`.
@@ -115,6 +125,22 @@ def train_body(
   Returns:
     `body(state, teacher_variables, batch) -> (state, loss)`.
   """
+
+  def _selected(
+    selection: Selection,
+    state: TrainState,
+    teacher_variables: Sequence[Any],
+    batch: Batch,
+    key: jax.Array,
+  ) -> Batch:
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = forward(variables, batch)[0]["logits"]
+    taught = [
+      teach(variables, batch)[0]["logits"]
+      for teach, variables in zip(teachers, teacher_variables, strict=True)
+      if selection.asks_teachers
+    ]
+    return selection.choose(logits, taught, batch, key, axis_name)
 
   def body(
     state: TrainState, teacher_variables: Sequence[Any], batch: Batch
@@ -126,6 +152,8 @@ def train_body(
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     records = jax.random.fold_in(jax.random.key(state.seed), state.step)
     records = jax.random.fold_in(records, _RECORDS)
+    if selection is not None:
+      batch = _selected(selection, state, teacher_variables, batch, records)
     taught = [
       jax.lax.stop_gradient(teach(variables, batch)[0])
       | {"variables": variables}
@@ -149,6 +177,7 @@ def train_body(
         axis_name,
         parts=state.parts | {"params": trained["projectors"]},
         key=records,
+        reweighting=reweighting,
       )
       losses = found.task, found.distillation
       aux = stats, found.values, found.state, outputs["logits"]
@@ -182,11 +211,23 @@ def train_body(
         lambda a, v: ema * a + (1 - ema) * v, average, variables
       )
     weight = batch["weight"]
+    dynamics = {
+      name: stream.update(
+        state.dynamics[name],
+        batch["id"],
+        logits,
+        batch["label"],
+        where=weight > 0,
+        axis_name=axis_name,
+      )
+      for name, stream in (streams or {}).items()
+    }
     count = objective.all_sum(jnp.sum(weight), axis_name)
     hits = objective.all_sum(
       jnp.sum(weight * (jnp.argmax(logits, -1) == batch["label"])), axis_name
     )
-    rate = schedule(state.step) * state.learning_rate_scale
+    rate = schedule(state.step - state.schedule_start)
+    rate = rate * state.learning_rate_scale
     measured = {
       "loss": _weighed(loss, count),
       "accuracy": jnp.stack([hits, count]),
@@ -206,7 +247,9 @@ def train_body(
       batch_stats=stats,
       opt_state=opt_state,
       ema=average,
+      dynamics=dynamics,
       sums=sums,
+      lesson=state.lesson + jnp.stack([loss * count, hits, count]),
       bad_step=bad_step,
     )
     return new, loss
@@ -214,9 +257,12 @@ def train_body(
   return body
 
 
-def metric_names(terms: Sequence[Term]) -> tuple[str, ...]:
+def metric_names(
+  terms: Sequence[Term], reweighting: Reweighting | None = None
+) -> tuple[str, ...]:
   """The names of what `train_body` sums up."""
   names = [term.name for term in terms]
+  names += [weightings.NAME] if reweighting is not None else []
   names += [objective.auxiliary_name(t) for t in terms if t.has_auxiliary]
   own = ("loss", "accuracy", "grad_norm", "learning_rate")
   return own + tuple(f"terms/{name}" for name in names)

@@ -81,6 +81,11 @@ class Term:
     return any(array.startswith("teacher") for array in self.arrays)
 
   @property
+  def per_example(self) -> bool:
+    """Whether the loss has one value per example, whatever the others are."""
+    return not self.relational
+
+  @property
   def together(self) -> bool:
     """Whether the loss takes all teachers at once."""
     return "teachers_logits" in self.arrays
@@ -282,8 +287,11 @@ def _teachers(
 
 
 def _check_temperature(value: Any, path: str) -> None:
-  ends = value.values() if isinstance(value, Mapping) else (value,)
-  for number in ends:
+  numbers = [value]
+  if isinstance(value, Mapping):
+    ends = [value[key] for key in ("start", "end") if key in value]
+    numbers = [*ends, *value.get("values", ())]
+  for number in numbers:
     if isinstance(number, bool) or (
       isinstance(number, int | float) and not number > 0
     ):

@@ -33,6 +33,16 @@ def save(
   write_bytes(path, safetensors.numpy.save(arrays, header))
 
 
+def snapshot_path(directory: pathlib.Path, share: float) -> pathlib.Path:
+  """Where a stage keeps what it was after a share of its training.
+
+  Example:
+    >>> snapshot_path(pathlib.Path("runs/x"), 0.25).name
+    '0.25.safetensors'
+  """
+  return directory / "snapshots" / f"{share:g}.safetensors"
+
+
 def load(path: str | pathlib.Path, field: str) -> dict[str, Any]:
   """Reads variables from a file or directory.
 
@@ -116,6 +126,10 @@ def fit(
     )
   if complaints:
     raise UserError(f"{field} does not fit the model: {'; '.join(complaints)}.")
-  return traverse_util.unflatten_dict(
-    {name: np.asarray(have[name], want[name].dtype) for name in want}, sep="/"
-  )
+  # With the empty nodes of `like`, so that a step takes both for one structure.
+  nodes = traverse_util.flatten_dict(dict(like), keep_empty_nodes=True, sep="/")
+  fitting = {
+    name: np.asarray(have[name], want[name].dtype) if name in want else node
+    for name, node in nodes.items()
+  }
+  return traverse_util.unflatten_dict(fitting, sep="/")
