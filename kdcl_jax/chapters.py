@@ -1,41 +1,51 @@
 """The chapters of a report, in markdown."""
 
-import html
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from kdcl_jax import plots
+from kdcl_jax import metrics, plots
 from kdcl_jax.dataset import Dataset, Split
+from kdcl_jax.page import Pictures, table
 from kdcl_jax.writers import read_json, read_lines
 
+_PAIRS = 60  # most comparisons that are written out
 _SHEET = 20  # easiest and hardest records that are shown
-
-
-class Pictures:
-  """Saves figures beside the report and links them."""
-
-  def __init__(self, folder: pathlib.Path):
-    """Starts without a picture; the folder is made with the first."""
-    self._folder = folder
-
-  def add(self, name: str, title: str, figure: Figure) -> str:
-    """Saves a figure and returns its link."""
-    self._folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(
-      self._folder / f"{name}.png", dpi=130, metadata={"Software": None}
-    )
-    return f"![{title}](report/{name}.png)"
 
 
 def what(
   config: Mapping[str, Any], dataset: Dataset, seeds: Sequence[int]
 ) -> str:
   """What was run: the data, and each stage in a line."""
+  lines = []
+  for name in config["stages"]:
+    section = config[name]
+    teachers = section["teachers"]
+    order = section["curriculum"]["order"]
+    lines.append(
+      f"- **{name}**: {section['model']['name']}, {length(section)}"
+      + (f", order {order}" if order != "none" else "")
+      + (f", taught by {' and '.join(teachers)}" if teachers else "")
+    )
+  return data(config, dataset, seeds) + "\n\n" + "\n".join(lines)
+
+
+def length(section: Mapping[str, Any]) -> str:
+  """How long a section's model is trained."""
+  if section["steps"]:
+    return f"{section['steps']} steps"
+  if section["epochs"]:
+    return f"{section['epochs']:g} epochs"
+  return f"not trained, weights of {section['weights']}"
+
+
+def data(
+  config: Mapping[str, Any], dataset: Dataset, seeds: Sequence[int]
+) -> str:
+  """The data in three sentences."""
   noise = config["data"]["label_noise"]
   if noise["kind"] == "none" or not noise["rate"]:
     labels = "Labels are as the source has them."
@@ -46,29 +56,12 @@ def what(
       f" {100 * noise['rate']:.0f} % in the {where} labels; the test labels are"
       " true, and the run is not told."
     )
-  lines = []
-  for name in config["stages"]:
-    section = config[name]
-    teachers = section["teachers"]
-    order = section["curriculum"]["order"]
-    length = (
-      f"{section['steps']} steps"
-      if section["steps"]
-      else f"{section['epochs']:g} epochs"
-    )
-    if not section["steps"] and not section["epochs"]:
-      length = f"not trained, weights of {section['weights']}"
-    lines.append(
-      f"- **{name}**: {section['model']['name']}, {length}"
-      + (f", order {order}" if order != "none" else "")
-      + (f", taught by {' and '.join(teachers)}" if teachers else "")
-    )
   count = len(seeds)
   return (
     f"{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)}"
     f" validation and {len(dataset.test)} test records of"
     f" {dataset.num_classes} classes. {labels}"
-    f" {count} seed{'s' if count > 1 else ''}.\n\n" + "\n".join(lines)
+    f" {count} seed{'s' if count > 1 else ''}."
   )
 
 
@@ -159,7 +152,9 @@ def comparison(collected: Mapping[str, Any], pictures: Pictures) -> list[str]:
   parts.append(
     pictures.add("accuracy", "Test accuracy", plots.test_accuracy(stages))
   )
-  if rest:
+  if len(rest) > _PAIRS:
+    parts.append(f"The {len(rest)} other pairs are in `results.json`.")
+  elif rest:
     lines = "\n".join(f"- {sentence(c)}" for c in rest)
     parts += ["### Other pairs", lines]
   if several:
@@ -242,23 +237,50 @@ def course(
     parts += ["### What validation led to", table(rows)]
   else:
     parts.append("Validation led to no action in any stage.")
-  return parts
+  return parts + _rank_correlations(histories)
+
+
+def _rank_correlations(histories: plots.Histories) -> list[str]:
+  """How much a learner's own ranking is the order that it started with."""
+  rows = [["stage", "first lesson", "last lesson"]]
+  for stage, lines_of_seeds in histories.items():
+    found = [
+      [line["rank_correlation"] for line in lines if "rank_correlation" in line]
+      for lines in lines_of_seeds
+    ]
+    found = [values for values in found if values]
+    if found:
+      ends = (np.mean([values[end] for values in found]) for end in (0, -1))
+      rows.append([stage, *(f"{end:+.2f}" for end in ends)])
+  if len(rows) == 1:
+    return []
+  return [
+    "### The learner's own ranking",
+    "Spearman's correlation of its difficulties with those that made the first"
+    " order, a mean over the seeds.",
+    table(rows),
+  ]
 
 
 def difficulty(
   workdir: pathlib.Path,
+  config: Mapping[str, Any],
   dataset: Dataset,
   seeds: Sequence[int],
   pictures: Pictures,
 ) -> list[str]:
   """Which records were found easy and hard, as pictures."""
   folder = workdir / "difficulty" / f"seed_{seeds[0]}"
-  tables = sorted(
-    path for path in folder.glob("*.npz") if not path.stem.endswith("_test")
-  )
-  if not tables:
+  sections = {name: config[name]["curriculum"] for name in config["stages"]}
+  names = [
+    f"scorer_{section['difficulty']['score']}"
+    for section in sections.values()
+    if section["order"] in ("curriculum", "anti")
+  ]
+  paths = [folder / f"{n}.npz" for n in (*names, *sections, "first_stage")]
+  path = next((path for path in paths if path.exists()), None)
+  if path is None:
     return []
-  path = next((t for t in tables if t.stem.startswith("scorer")), tables[0])
   with np.load(path, allow_pickle=False) as rows:
     ids, values, label = (rows[k] for k in ("record_id", "difficulty", "label"))
   parts = [
@@ -277,7 +299,7 @@ def difficulty(
     parts.append(
       f"{100 * known.mean():.1f} % of these labels were made wrong. Ranked by"
       " difficulty, a wrong one stands behind a right one with probability"
-      f" {_auc(values, known):.3f} (area under the ROC curve)."
+      f" {metrics.auc(values, known):.3f} (area under the ROC curve)."
     )
   order = ids[np.lexsort((ids, values))]
   for name, chosen in (
@@ -299,13 +321,9 @@ def _provenance(path: pathlib.Path) -> str:
   return f"score {facts.get('score')} by {by}{folds}"
 
 
-def _auc(values: np.ndarray, positive: np.ndarray) -> float:
-  """The probability that a positive has the larger value, ties half."""
-  from scipy.stats import rankdata
-
-  ranks = rankdata(values)
-  n, m = positive.sum(), (~positive).sum()
-  return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+def has_pictures(dataset: Dataset) -> bool:
+  """Whether a record is an image, grey or in colour."""
+  return len(dataset.shape) == 3 and dataset.shape[-1] in (1, 3)
 
 
 def _sheet(
@@ -322,7 +340,7 @@ def _sheet(
     f"{str(names[o])[:14]}" + (f" (is {str(names[t])[:10]})" if w else "")
     for o, t, w in zip(observed, true, wrong, strict=True)
   ]
-  if len(dataset.shape) == 3 and dataset.shape[-1] in (1, 3):
+  if has_pictures(dataset):
     images = split.fetch(chosen)[0]["image"]
     note = " Labels that were made wrong are red." if wrong.any() else ""
     figure = plots.record_sheet(images, titles, wrong)
@@ -368,15 +386,3 @@ def how(workdir: pathlib.Path) -> list[str]:
   config = json.dumps(read_json(workdir / "config.json"), indent=2)
   parts += ["### Config", f"```json\n{config}\n```"]
   return parts
-
-
-def cell(text: Any) -> str:
-  """Text that means nothing else in markdown or HTML."""
-  return html.escape(str(text), quote=False).replace("|", "\\|")
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-  """A markdown table; the first row is its head."""
-  line = lambda cells: "| " + " | ".join(cell(c) for c in cells) + " |"
-  rule = "|" + "---|" * len(rows[0])
-  return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])

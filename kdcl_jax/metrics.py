@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import stats
 
 
 def summary(records: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -83,3 +84,28 @@ def accuracy_by_difficulty(
     float(np.mean(part)) if len(part) else None
     for part in np.array_split(correct[order], parts)
   ]
+
+
+def auc(values: np.ndarray, positive: np.ndarray) -> float:
+  """The probability that a positive has the larger value, ties half.
+
+  It is the area under the receiver operating characteristic: 1 where the values
+  separate the positives from the others, 0.5 where they say nothing.
+
+  Args:
+    values: [N].
+    positive: [N] bool, some True and some False.
+
+  Returns:
+    A float in [0, 1].
+
+  Example:
+    >>> auc(np.array([1.0, 2.0, 2.0]), np.array([False, False, True]))
+    0.75
+
+  Reference: Hanley and McNeil, "The meaning and use of the area under a
+  receiver operating characteristic (ROC) curve", 1982.
+  """
+  ranks = stats.rankdata(values)
+  n, m = positive.sum(), (~positive).sum()
+  return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))

@@ -162,7 +162,7 @@ def difficulty_histograms(
   for axes, label in zip(grid.flat, classes, strict=False):
     values = np.clip(difficulty[labels == label], low, high)
     axes.hist(values, bins=bins, color=COLOURS[0])
-    axes.set_title(str(names[label])[:22], fontsize=9)
+    axes.set_title(str(names[label])[:22], fontsize=9, parse_math=False)
     axes.tick_params(labelsize=8)
   figure.supxlabel("difficulty", fontsize=10)
   figure.supylabel("records", fontsize=10)
@@ -204,6 +204,7 @@ def record_sheet(
       fontsize=8,
       color="#B00000" if bad else "black",
       fontweight="bold" if bad else "normal",
+      parse_math=False,
     )
   return figure
 
@@ -220,6 +221,10 @@ def _figure(columns: int, height: float) -> tuple[Figure, list[Axes]]:
 def _legend_below(figure: Figure, axes: Axes) -> None:
   handles, names = axes.get_legend_handles_labels()
   columns = min(4, max(len(names), 1))
+  width, height = figure.get_size_inches()
+  # Room for all rows but the first, which the usual height has.
+  rows = -(-len(names) // columns)
+  figure.set_size_inches(width, height + 0.24 * max(rows - 1, 0))
   figure.legend(
     handles, names, loc="outside lower center", ncols=columns, frameon=False
   )

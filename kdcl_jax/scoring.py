@@ -1,0 +1,309 @@
+"""Difficulty by trained models: those that have not seen a record, or teachers.
+
+The scorer is trained once for each fold, on the records of the other folds. Its
+models say how hard the records left out are (scores, out of fold), and the
+steps of its trainings how it went with the others (streams, in fold).
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdcl_jax import difficulty, evaluate, lookup, npz, stages, tables, train
+from kdcl_jax.dataset import Dataset, Split
+from kdcl_jax.difficulty import Stream, data_map_of
+from kdcl_jax.difficulty.streams import DataMapState
+from kdcl_jax.parallel import Parallel
+from kdcl_jax.randomness import permute
+from kdcl_jax.tables import Table
+from kdcl_jax.train import Model
+from kdcl_jax.writers import write_bytes
+
+log = logging.getLogger(__name__)
+
+Score = Callable[..., jax.Array]
+_FOLDS = 0xF01D
+_MAP = "data_map"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """What the scorer's models and trainings say of the records.
+
+  Attributes:
+    tables: file name without its ending -> table. `scorer_SCORE` has the
+      training records and `scorer_SCORE_test` the test records (the mean over
+      the folds' models, none of which has seen them); `stream_STREAM` has the
+      training records (the mean over the trainings that have seen each).
+    records: of the training records, [N]: `record_id`, `label` (observed),
+      `readable`, and out of fold `prediction` and `confidence`, the largest
+      probability.
+    data_map: of the training records, [N]: `record_id`, `label`, `confidence`
+      and `variability` (mean and standard deviation of the label's
+      probability), `correctness` (share of the presentations) and
+      `presentations`; {} without the stream 'data_map'.
+    ledger: examples that went forward and backward through a model.
+  """
+
+  tables: dict[str, Table]
+  records: dict[str, np.ndarray]
+  data_map: dict[str, np.ndarray]
+  ledger: dict[str, int]
+
+  def save(self, folder: pathlib.Path, scores: Iterable[str]) -> None:
+    """Writes the tables of some scores."""
+    for name in scores:
+      for file in (f"scorer_{name}", f"scorer_{name}_test"):
+        self.tables[file].save(folder / f"{file}.npz")
+
+  def save_all(self, folder: pathlib.Path) -> None:
+    """Writes the tables, `records.npz` and, where there is one, `map.npz`."""
+    for file, table in self.tables.items():
+      table.save(folder / f"{file}.npz")
+    write_bytes(folder / "records.npz", npz.to_bytes(**self.records))
+    if self.data_map:
+      write_bytes(folder / "map.npz", npz.to_bytes(**self.data_map))
+
+
+def folds(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """The fold of each record: a seeded split into parts of nearly equal size.
+
+  Example:
+    >>> np.bincount(folds(np.arange(10), 2, 0)).tolist()
+    [5, 5]
+  """
+  return permute(np.arange(len(ids)), len(ids), seed, _FOLDS) % count
+
+
+def uses_scorer(section: Mapping[str, Any]) -> bool:
+  """Whether a stage's order needs the scorer's difficulties."""
+  curriculum = section["curriculum"]
+  ordered = curriculum["order"] in ("curriculum", "anti")
+  return ordered and curriculum["difficulty"]["source"] == "scorer"
+
+
+def needed(config: Mapping[str, Any]) -> dict[str, Score]:
+  """The scores, by name, that the orders of a config's stages need."""
+  found = {}
+  for stage in config["stages"]:
+    if uses_scorer(config[stage]):
+      name = config[stage]["curriculum"]["difficulty"]["score"]
+      field = f"config.{stage}.curriculum.difficulty.score"
+      found[name] = stages.score_of(name, field)
+  return found
+
+
+def scores_of(config: Mapping[str, Any]) -> dict[str, Score]:
+  """The scores, by name, that the scorer's models give: its own and the needed.
+
+  A run computes them all, although it keeps only those it needs, so that its
+  tables are those of `kdcl_jax.score` to the last bit: the compiled forward
+  pass is the same.
+  """
+  names = config["scorer"]["scores"] or tuple(difficulty.SCORES)
+  field = "config.scorer.scores"
+  return {n: stages.score_of(n, field) for n in names} | needed(config)
+
+
+def streams_of(config: Mapping[str, Any]) -> dict[str, Stream]:
+  """The streams, by name, that the scorer's trainings carry along."""
+  section = config["scorer"]
+  if not section["steps"] and not section["epochs"]:
+    return {}  # pretrained, so there is nothing to follow
+  names = section["streams"] or tuple(difficulty.STREAMS)
+  field = "config.scorer.streams"
+  return {n: lookup.find(difficulty.STREAMS, n, field)() for n in names}
+
+
+def cross_fitted(
+  config: Mapping[str, Any],
+  dataset: Dataset,
+  parallel: Parallel,
+  *,
+  seed: int,
+  streams: Mapping[str, Stream] | None = None,
+) -> Scored:
+  """Difficulty by the scorer, trained anew for each fold on the other folds.
+
+  A model that has been trained on a record has memorised some of its label; a
+  wrong label is only found by one that has not.
+
+  Args:
+    config: a resolved config.
+    dataset: the data.
+    parallel: where to run.
+    seed: keys the folds and the trainings.
+    streams: name -> what the train steps carry along.
+
+  Returns:
+    The tables of `scores_of(config)` and of the streams, and what else the
+    models say of the records.
+  """
+  section, data = config["scorer"], dataset.train
+  scores, streams = scores_of(config), dict(streams or {})
+  new = stages.scorer_trainings(config, dataset, parallel, seed)
+  part = folds(data.ids, section["folds"], seed)
+  own, test, in_fold = [], [], {name: _InFold(data) for name in streams}
+  spent = {"training_forwards": 0, "training_backwards": 0}
+  for fold in range(section["folds"]):
+    log.info(
+      "scoring with seed %d: fold %d of %d", seed, fold + 1, section["folds"]
+    )
+    others = dataclasses.replace(data, ids=data.ids[part != fold])
+    training = dataclasses.replace(new(others, fold), streams=streams)
+    outcome = train.fit(training, parallel)
+    model = dataclasses.replace(training.model, variables=outcome.variables)
+    left_out = data.ids[part == fold]
+    own.append(_rows(model, data, left_out, scores, parallel))
+    test.append(_rows(model, dataset.test, None, scores, parallel))
+    for name, stream in streams.items():
+      in_fold[name].add(part != fold, stream, outcome.dynamics[name])
+    ledger = training.ledger(outcome.totals)
+    spent["training_forwards"] += ledger["example_forwards"]
+    spent["training_backwards"] += ledger["example_backwards"]
+  rows = _in_sequence(own, data.ids)
+  facts = {
+    "model": section["model"],
+    "steps": section["steps"],
+    "epochs": section["epochs"],
+    "fingerprint": dataset.fingerprint,
+    "folds": section["folds"],
+    "ledger": {
+      "scoring_forwards": len(data.ids),
+      "scoring_backwards": spent["training_backwards"],
+    },
+  }
+  made = {}
+  for name in scores:
+    about = facts | {"score": name}
+    mean = sum(of[_key(name)] / len(test) for of in test)
+    made |= {
+      f"scorer_{name}": tables.of_split(data, rows.pop(_key(name)), about),
+      f"scorer_{name}_test": tables.of_split(dataset.test, mean, about),
+    }
+  for name, seen in in_fold.items():
+    about = facts | {"score": name, "in_fold": True}
+    made[f"stream_{name}"] = tables.of_split(data, seen.mean("score"), about)
+  return Scored(
+    tables=made,
+    records=rows,
+    data_map=in_fold[_MAP].map() if _MAP in in_fold else {},
+    ledger=spent
+    | {
+      "scoring_forwards": len(data.ids),
+      "test_forwards": len(test) * len(dataset.test.ids),
+    },
+  )
+
+
+def by_models(
+  models: Sequence[Model],
+  split: Split,
+  *,
+  score: str,
+  function: Score,
+  parallel: Parallel,
+  provenance: dict[str, Any],
+) -> Table:
+  """Difficulty by trained models, the mean over them where they are several."""
+  total = np.zeros(len(split.ids))
+  for model in models:
+    rows = _rows(model, split, None, {score: function}, parallel)
+    total += rows[_key(score)]
+  provenance = provenance | {
+    "score": score,
+    "models": [model.name for model in models],
+  }
+  return tables.of_split(split, total / len(models), provenance)
+
+
+def _key(name: str) -> str:
+  """The row of a score, which may have the name of another row."""
+  return f"score/{name}"
+
+
+def _rows(
+  model: Model,
+  split: Split,
+  ids: np.ndarray | None,
+  scores: Mapping[str, Score],
+  parallel: Parallel,
+) -> dict[str, np.ndarray]:
+  """A model's view of records, and its scores of them, in one pass."""
+  ids = split.ids if ids is None else ids
+  evaluator = evaluate.Evaluator(
+    model.forward,
+    parallel,
+    batch_size=min(512, len(ids)),
+    scores={_key(name): score for name, score in scores.items()},
+  )
+  rows = evaluator.records(model.variables, split, ids)
+  kept = ("record_id", "label", "readable", "prediction", "confidence")
+  # What cannot be read has no difficulty; it ranks last and is never seen.
+  return {key: rows[key] for key in kept} | {
+    _key(name): np.where(rows["readable"], rows[_key(name)], np.inf)
+    for name in scores
+  }
+
+
+def _in_sequence(
+  parts: Sequence[Mapping[str, np.ndarray]], ids: np.ndarray
+) -> dict[str, np.ndarray]:
+  """The rows of all folds, in the sequence of the (sorted) ids."""
+  place = np.argsort(np.concatenate([part["record_id"] for part in parts]))
+  rows = {
+    key: np.concatenate([part[key] for part in parts])[place]
+    for key in parts[0]
+  }
+  assert np.array_equal(rows["record_id"], ids)
+  return rows
+
+
+class _InFold:
+  """What the trainings of the folds know of the records, put together."""
+
+  def __init__(self, split: Split):
+    self._split = split
+    self._sums: dict[str, np.ndarray] = {}
+
+  def add(self, where: np.ndarray, stream: Stream, state: Any) -> None:
+    """Adds what one training knows of the records that it was given."""
+    ids = self._split.ids[where]
+    score = np.asarray(stream.score(state), np.float64)[ids]
+    known = np.isfinite(score)
+    values = {"known": known, "score": np.where(known, score, 0)}
+    if isinstance(state, DataMapState):
+      values |= {
+        "presentations": np.asarray(state.presentations)[ids],
+        **{
+          name: np.asarray(value, np.float64)[ids]
+          for name, value in data_map_of(state)._asdict().items()
+        },
+      }
+    for name, value in values.items():
+      empty = np.zeros(len(self._split.ids))
+      self._sums.setdefault(name, empty)[where] += value
+
+  def mean(self, name: str) -> np.ndarray:
+    """The mean over the trainings that know the record; inf where none does."""
+    known = self._sums["known"]
+    mean = self._sums[name] / np.maximum(known, 1)
+    return np.where(known > 0, mean, np.inf)
+
+  def map(self) -> dict[str, np.ndarray]:
+    """The data map; see `Scored`."""
+    seen = self._sums["presentations"].astype(np.int64)
+    known = np.maximum(self._sums["known"], 1)
+    return {
+      "record_id": self._split.ids,
+      "label": self._split.labels[self._split.ids],
+      "confidence": self._sums["confidence"] / known,
+      "variability": self._sums["variability"] / known,
+      "correctness": self._sums["correctness"] / np.maximum(seen, 1),
+      "presentations": seen,
+    }
