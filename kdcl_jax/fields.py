@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kdcl_jax.bandit import POLICIES, REWARDS
 from kdcl_jax.controller import OPTIONS
 
 
@@ -149,6 +150,7 @@ OPTIMIZER = Free(
 
 CURRICULUM = {
   "order": _one_of("none", "curriculum", "anti", "random"),
+  "balanced": _flag(False),  # as many of each class in every part of the order
   "difficulty": {
     "source": _one_of("scorer", "teacher", "file"),
     "score": Field("loss", "the name of a score in kdcl_jax.difficulty.SCORES"),
@@ -178,10 +180,49 @@ CURRICULUM = {
     "patience": _whole(OPTIONS["reduce_learning_rate"]["patience"], 1),
     "floor": _share(OPTIONS["reduce_learning_rate"]["floor"]),
   },
+  "restart_learning_rate": {
+    "on": _flag(False),
+    "factor": _share(OPTIONS["restart_learning_rate"]["factor"], zero=False),
+    "floor": _share(OPTIONS["restart_learning_rate"]["floor"]),
+  },
   "stop": {
     "on": _flag(False),
     "patience": _whole(OPTIONS["stop"]["patience"], 1),
   },
+  # Rank the records anew at every so many lesson ends, those not active yet or
+  # all, by the stage's own model: as it evaluates them then (`score`), or by
+  # how it has done on those that it has seen so far (`stream`).
+  "rerank": {
+    "on": _flag(False),
+    "every": _whole(1, 1),
+    "records": _one_of("rest", "all"),
+    "score": Field("loss", "a name in kdcl_jax.difficulty.SCORES"),
+    "stream": Field("", "'' or a name in kdcl_jax.difficulty.STREAMS"),
+  },
+  "bandit": {
+    "on": _flag(False),
+    "buckets": _whole(OPTIONS["bandit"]["buckets"], 2),
+    "policy": _one_of(*POLICIES),
+    "reward": _one_of(*REWARDS),
+    "rate": _share(OPTIONS["bandit"]["rate"], zero=False),
+    "window": _whole(OPTIONS["bandit"]["window"], 2),
+    "epsilon": _share(OPTIONS["bandit"]["epsilon"]),
+    "temperature": _not_negative(OPTIONS["bandit"]["temperature"]),
+  },
+}
+
+WEIGHTING = Free(
+  {
+    "name": Field("", "'' or a name in kdcl_jax.weighting.WEIGHTINGS"),
+    "loss": _text(),  # the term whose losses decide; '' for the first
+    "terms": _names(),  # the terms that are weighted; () for all
+  }
+)
+
+# Train on the best rows, by this score, of a batch that is larger.
+SELECTION = {
+  "name": Field("", "'' or a name in kdcl_jax.selection.NAMES"),
+  "candidates": _whole(10, 1),  # rows to choose from, times batch_size
 }
 
 STAGE = {
@@ -189,6 +230,19 @@ STAGE = {
   "weights": _text(),
   "teachers": _names(),
   "objective": Free({}),
+  "weighting": WEIGHTING,
+  "selection": SELECTION,
+  # Shares of the training after which a copy is kept, for students that follow.
+  "snapshots": Field(
+    (),
+    "increasing shares of the training in (0, 1)",
+    lambda v: all(0 < b < 1 for b in v) and list(v) == sorted(set(v)),
+  ),
+  # The share of their own training that the teachers have had, lesson by
+  # lesson: the snapshot at or after it teaches.
+  "teacher_pacing": Free(
+    {"name": Field("constant", "a name in kdcl_jax.pacing.PACINGS")}
+  ),
   "steps": _whole(0),
   "epochs": _not_negative(0.0),
   "batch_size": _whole(64, 1),
@@ -198,7 +252,13 @@ STAGE = {
   "keep": _one_of("last", "best"),
 }
 
-SCORER = STAGE | {"folds": _whole(2, 2)}
+SCORER = STAGE | {
+  "folds": _whole(2, 2),
+  # Names in kdcl_jax.difficulty.SCORES (or dotted paths) and in STREAMS; () for
+  # all that there are.
+  "scores": _names(),
+  "streams": _names(),
+}
 
 RUN = {
   "name": _text("run"),
@@ -207,7 +267,7 @@ RUN = {
   "stages": Field(
     ("teacher", "baseline", "student"),
     "a tuple of different names",
-    lambda v: len(v) > 0 and len(set(v)) == len(v),
+    lambda v: len(set(v)) == len(v),
   ),
   "data": DATA,
   "scorer": SCORER,

@@ -1,7 +1,6 @@
 """A run: its stages for each seed, the comparison, the report, the export."""
 
 import dataclasses
-import logging
 import pathlib
 import signal
 import time
@@ -24,8 +23,9 @@ from kdcl_jax import (
   parallel,
   report,
   results,
-  score,
+  scoring,
   stages,
+  tables,
   train,
   validation,
   weights,
@@ -33,8 +33,6 @@ from kdcl_jax import (
 from kdcl_jax.curriculum import stage_seed
 from kdcl_jax.tally import Totals
 from kdcl_jax.writers import write_bytes, write_json
-
-log = logging.getLogger(__name__)
 
 
 def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict:
@@ -129,7 +127,11 @@ class _SeedRun:
     if training.total_steps:
       outcome = train.fit(training, self.parallel, self._outlet(name))
       variables = outcome.variables
-    model = dataclasses.replace(training.model, variables=variables)
+    model = dataclasses.replace(
+      training.model,
+      variables=variables,
+      snapshots=self._snapshots(name, variables),
+    )
     self._models[name] = model
     weights.save(
       self.directory(name) / "weights.safetensors",
@@ -155,7 +157,7 @@ class _SeedRun:
       section = self.config[name] | {
         "weights": str(self.directory(name) / "weights.safetensors")
       }
-      self._models[name] = stages.model_of(
+      model = stages.model_of(
         name,
         section,
         self.config["data"],
@@ -163,7 +165,21 @@ class _SeedRun:
         self.parallel,
         stage_seed(self.seed, name),
       )
+      self._models[name] = dataclasses.replace(
+        model, snapshots=self._snapshots(name, model.variables)
+      )
     return self._models[name]
+
+  def _snapshots(self, name: str, like: Any) -> dict[float, Any]:
+    """What a stage was after shares of its training; a stopped one has less."""
+    found = {}
+    for share in self.config[name]["snapshots"]:
+      path = weights.snapshot_path(self.directory(name), share)
+      if path.exists():
+        loaded = weights.load(path, f"config.{name}.snapshots")
+        fitting = weights.fit(loaded, jax.device_get(like), str(path))
+        found[share] = self.parallel.put(fitting)
+    return found
 
   def _table(
     self, name: str, section: Mapping[str, Any], teachers: list[train.Model]
@@ -175,11 +191,11 @@ class _SeedRun:
     ids = self.dataset.train.ids
     field = f"config.{name}.curriculum.difficulty"
     if options["source"] == "file":
-      return score.load(options["path"], f"{field}.path").of(ids, field), {}
+      return tables.load(options["path"], f"{field}.path").of(ids, field), {}
     if options["source"] == "scorer":
       table, _ = self._scored(options["score"])
       return table.of(ids, field), table.provenance["ledger"]
-    table = score.by_models(
+    table = scoring.by_models(
       teachers,
       self.dataset.train,
       score=options["score"],
@@ -195,53 +211,23 @@ class _SeedRun:
   def _tables(self) -> pathlib.Path:
     return self.workdir / "difficulty" / f"seed_{self.seed}"
 
-  def _scored(self, name: str) -> tuple[score.Table, score.Table]:
-    """The scorer's tables of the training and test records, made once."""
+  def _scored(self, name: str) -> tuple[tables.Table, tables.Table]:
+    """The scorer's tables of the training and test records, made once.
+
+    The scores of all stages are taken together, of the same trainings.
+    """
     paths = [
       self._tables / f"scorer_{name}{part}.npz" for part in ("", "_test")
     ]
-    if all(path.exists() for path in paths):
-      return tuple(score.load(path, str(path)) for path in paths)
-    rows = 0
-    new = stages.scorer_trainings(
-      self.config, self.dataset, self.parallel, self.seed
-    )
-
-    def train_fold(split: datasets.Split, fold: int) -> train.Model:
-      nonlocal rows
-      log.info("scoring difficulty: fold %d", fold + 1)
-      training = new(split, fold)
-      outcome = train.fit(training, self.parallel)
-      rows += outcome.totals.rows
-      return dataclasses.replace(training.model, variables=outcome.variables)
-
-    section = self.config["scorer"]
-    tables = score.cross_fitted(
-      train_fold,
-      self.dataset,
-      count=section["folds"],
-      seed=self.seed,
-      score=name,
-      function=stages.score_of(name, "config.scorer"),
-      parallel=self.parallel,
-      provenance={
-        "model": section["model"],
-        "steps": section["steps"],
-        "epochs": section["epochs"],
-        "fingerprint": self.dataset.fingerprint,
-      },
-    )
-    ledger = {
-      "scoring_forwards": len(self.dataset.train.ids),
-      "scoring_backwards": rows,
-    }
-    tables = tuple(
-      dataclasses.replace(t, provenance=t.provenance | {"ledger": ledger})
-      for t in tables
-    )
-    for table, path in zip(tables, paths, strict=True):
-      table.save(path)
-    return tables
+    if not all(path.exists() for path in paths):
+      scored = scoring.cross_fitted(
+        self.config,
+        self.dataset,
+        self.parallel,
+        seed=self.seed,
+      )
+      scored.save(self._tables, scoring.needed(self.config))
+    return tuple(tables.load(path, str(path)) for path in paths)
 
   def _test_difficulty(self) -> np.ndarray:
     """By what the report sorts the test records: the scorer where there is one.
@@ -252,7 +238,7 @@ class _SeedRun:
     test = self.dataset.test
     for name in self.config["stages"]:
       section = self.config[name]
-      if validation.uses_scorer(section):
+      if scoring.uses_scorer(section):
         options = section["curriculum"]["difficulty"]
         return self._scored(options["score"])[1].of(test.ids, name)
     path = self._tables / "first_stage_test.npz"
@@ -262,7 +248,7 @@ class _SeedRun:
         (self.dataset.train, self._tables / "first_stage.npz"),
         (test, path),
       ):
-        score.by_models(
+        scoring.by_models(
           [model],
           split,
           score="loss",
@@ -270,7 +256,7 @@ class _SeedRun:
           parallel=self.parallel,
           provenance={"fingerprint": self.dataset.fingerprint},
         ).save(target)
-    return score.load(path, str(path)).of(test.ids, str(path))
+    return tables.load(path, str(path)).of(test.ids, str(path))
 
   def _result(
     self,
@@ -327,10 +313,9 @@ class _SeedRun:
         "kept": section["keep"],
         "unreadable": len(totals.unreadable),
         "ledger": {
-          "example_forwards": totals.rows,
-          "example_backwards": totals.rows,
-          "teacher_forwards": totals.rows * len(section["teachers"]),
+          **training.ledger(totals),
           "validation_forwards": totals.validated,
+          "rescoring_forwards": totals.rescored,
           "scoring_forwards": 0,
           "scoring_backwards": 0,
         }

@@ -13,11 +13,15 @@ from kdcl_jax import (
   augment,
   controller,
   difficulty,
+  lessons,
   lookup,
   models,
   objective,
   optimizer,
   pacing,
+  reranking,
+  reweighting,
+  selection,
   step,
   terms,
   weights,
@@ -41,7 +45,14 @@ def total_steps(section: Section, records: int) -> int:
   """The length of a stage in steps, from its `steps` or its `epochs`."""
   if section["steps"]:
     return section["steps"]
-  return round(section["epochs"] * -(-records // section["batch_size"]))
+  return round(section["epochs"] * -(-records // rows_of(section)))
+
+
+def rows_of(section: Section) -> int:
+  """Rows that a step reads: the batch, or what it is chosen from."""
+  selection = section["selection"]
+  candidates = selection["candidates"] if selection["name"] else 1
+  return section["batch_size"] * candidates
 
 
 def module_of(
@@ -73,18 +84,26 @@ def model_of(
   dataset: Dataset,
   parallel: Parallel,
   seed: int,
+  *,
+  shapes_only: bool = False,
 ) -> Model:
-  """A stage's model with its initial (or given) variables on the devices."""
+  """A stage's model with its initial (or given) variables on the devices.
+
+  With `shapes_only` the variables are shapes, for a plan.
+  """
   path = f"config.{name}"
   module = module_of(section, dataset.num_classes, parallel.axis_name, path)
   example = np.zeros((1, *dataset.shape), np.float32)
   key = jax.random.fold_in(jax.random.key(seed), 0)
+  forward = step.forward_of(module, "image", data["mean"], data["std"])
+  if shapes_only:
+    init = lambda: models.init(module, key, example)
+    return Model(name, forward, jax.eval_shape(init))
   variables = models.init(module, key, example)
   if section["weights"]:
     field = f"{path}.weights"
     loaded = weights.load(section["weights"], field)
     variables = weights.fit(loaded, jax.device_get(variables), field)
-  forward = step.forward_of(module, "image", data["mean"], data["std"])
   return Model(name, forward, parallel.put(variables))
 
 
@@ -106,6 +125,56 @@ def terms_of(
     facts=facts,
     path=f"{path}.objective",
   )
+
+
+def reweighting_of(
+  section: Section, built: Sequence[terms.Term], path: str
+) -> reweighting.Reweighting | None:
+  """The weighting of a stage; see `kdcl_jax.reweighting.build`."""
+  names = [term.name for term in built if term.per_example]
+  field = f"{path}.weighting"
+  return reweighting.build(section["weighting"], names, path=field)
+
+
+def reranking_of(
+  course: Section, order: np.ndarray, path: str
+) -> reranking.Reranking | None:
+  """What ranks a stage's records anew; None for nothing."""
+  options = course["rerank"]
+  if not options["on"]:
+    return None
+  if course["order"] not in ("curriculum", "anti"):
+    raise UserError(
+      f"{path}.on is True, but the order is {course['order']!r}, which no"
+      " difficulty decides; expected the order 'curriculum' or 'anti'."
+    )
+  stream = None
+  if options["stream"]:
+    if options["records"] == "rest":
+      raise UserError(
+        f"{path}.records is 'rest', but the stream {options['stream']!r} knows"
+        " nothing of records that were never active; expected 'all'."
+      )
+    stream = lookup.find(
+      difficulty.STREAMS, options["stream"], f"{path}.stream"
+    )()
+  return reranking.Reranking(
+    every=options["every"],
+    score=score_of(options["score"], f"{path}.score"),
+    stream=stream,
+    everything=options["records"] == "all",
+    anti=course["order"] == "anti",
+    order=order,
+  )
+
+
+def teacher_pacing_of(section: Section, path: str) -> lessons.Pacing | None:
+  """The pacing of the teachers; None where the final ones teach throughout."""
+  options = section["teacher_pacing"]
+  field = f"{path}.teacher_pacing"
+  factory = lookup.find(pacing.PACINGS, options["name"], f"{field}.name")
+  pace = lookup.call(factory, arguments(options), field)
+  return None if options == {"name": "constant"} else pace
 
 
 def batch_of(shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -149,11 +218,22 @@ def parts_of(
 def order_of(
   section: Section, split: Split, values: np.ndarray | None, seed: int
 ) -> np.ndarray:
-  """The order of a split's record ids, easiest first."""
+  """The order of a split's record ids, easiest first, and class by class if so.
+
+  Checks at every run that `curriculum` ascends and `anti` really descends.
+  """
   kind = section["curriculum"]["order"]
   if values is None:
     values = np.zeros(len(split.ids))
-  return difficulty.order(values, kind=kind, ids=split.ids, seed=seed)
+  order = difficulty.order(values, kind=kind, ids=split.ids, seed=seed)
+  slope = np.diff(values[np.searchsorted(split.ids, order)])
+  if (kind == "curriculum" and (slope < 0).any()) or (
+    kind == "anti" and (slope > 0).any()
+  ):
+    raise RuntimeError(f"the order {kind!r} does not follow the difficulties")
+  if section["curriculum"]["balanced"]:
+    order = difficulty.balance_order(order, split.labels)
+  return order
 
 
 def training_of(
@@ -167,6 +247,7 @@ def training_of(
   teachers: Sequence[Model] = (),
   difficulties: np.ndarray | None = None,
   validation: bool = True,
+  shapes_only: bool = False,
 ) -> Training:
   """Everything that decides the outcome of a stage.
 
@@ -180,6 +261,7 @@ def training_of(
     teachers: the models that it learns from.
     difficulties: [N] of `dataset.train.ids`, where its order needs them.
     validation: whether the course looks at the validation split.
+    shapes_only: whether shapes stand for the arrays on the devices, for a plan.
 
   Returns:
     The training.
@@ -188,20 +270,29 @@ def training_of(
   own_seed = stage_seed(seed, name)
   course = section["curriculum"]
   steps = total_steps(section, len(dataset.train.ids))
+  low, pace = window_of(course["pacing"], f"{path}.curriculum.pacing")
+  order = order_of(section, dataset.train, difficulties, own_seed)
   curriculum = Curriculum(
-    order=order_of(section, dataset.train, difficulties, own_seed),
+    order=order,
     controller=controller.build(
-      pacing_of(course["pacing"], f"{path}.curriculum.pacing"),
+      pace,
+      low=low,
+      seed=own_seed,
       total_steps=steps,
       lessons=course["lessons"],
       validation_size=len(dataset.validation.ids),
       options={name: course[name] for name in controller.OPTIONS},
     ),
     seed=own_seed,
-    batch_size=section["batch_size"],
+    batch_size=rows_of(section),
   )
+  cycle = steps
+  if course["restart_learning_rate"]["on"]:
+    cycle = max(np.diff([0, *curriculum.controller.boundaries]))
   data = config["data"]
-  model = model_of(name, section, data, dataset, parallel, own_seed)
+  model = model_of(
+    name, section, data, dataset, parallel, own_seed, shapes_only=shapes_only
+  )
   built = terms_of(section, dataset, parallel.axis_name, path)
   batch = batch_of(dataset.shape)
   shapes = [
@@ -215,12 +306,19 @@ def training_of(
     model=model,
     teachers=tuple(teachers),
     terms=built,
-    parts=jax.jit(init)(key),
+    parts=jax.eval_shape(init, key) if shapes_only else jax.jit(init)(key),
+    reweighting=reweighting_of(section, built, path),
+    selection=selection.build(
+      section["selection"], section["batch_size"], path=f"{path}.selection"
+    ),
+    reranking=reranking_of(course, order, f"{path}.curriculum.rerank"),
+    teacher_pacing=teacher_pacing_of(section, path) if teachers else None,
+    snapshots=section["snapshots"],
     two_gradients=optimizer.wants_two_gradients(section["optimizer"]),
     optimizer=optimizer.build(
-      section["optimizer"], steps, path=f"{path}.optimizer"
+      section["optimizer"], cycle, path=f"{path}.optimizer"
     ),
-    schedule=optimizer.schedule(section["optimizer"], steps),
+    schedule=optimizer.schedule(section["optimizer"], cycle),
     curriculum=curriculum,
     train=dataset.train,
     validation=dataset.validation if validation else None,
@@ -231,10 +329,20 @@ def training_of(
   )
 
 
-def pacing_of(section: Section, path: str) -> controller.Pacing:
-  """The pacing function of a curriculum; see `kdcl_jax.pacing`."""
-  factory = lookup.find(pacing.PACINGS, section["name"], f"{path}.name")
-  return lookup.call(factory, arguments(section), path)
+def window_of(
+  section: Section, path: str
+) -> tuple[lessons.Pacing | None, lessons.Pacing]:
+  """The lower end (None for 0) and the fraction of a curriculum's pacing.
+
+  See `kdcl_jax.pacing`.
+  """
+  known = pacing.PACINGS | pacing.WINDOWS
+  factory = lookup.find(known, section["name"], f"{path}.name")
+  pace = lookup.call(factory, arguments(section), path)
+  if section["name"] not in pacing.WINDOWS:
+    return None, pace
+  end = lambda which: lambda progress: pace(progress)[which]
+  return end(0), end(1)
 
 
 def score_of(name: str, path: str) -> Callable[..., Any]:
@@ -243,7 +351,12 @@ def score_of(name: str, path: str) -> Callable[..., Any]:
 
 
 def scorer_trainings(
-  config: Section, dataset: Dataset, parallel: Parallel, seed: int
+  config: Section,
+  dataset: Dataset,
+  parallel: Parallel,
+  seed: int,
+  *,
+  shapes_only: bool = False,
 ) -> Any:
   """A function from (split, fold) to the training of that fold's scorer."""
 
@@ -256,6 +369,7 @@ def scorer_trainings(
       parallel,
       seed=stage_seed(seed, f"scorer fold {fold}"),
       validation=False,
+      shapes_only=shapes_only,
     )
 
   return training

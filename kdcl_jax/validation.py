@@ -17,11 +17,14 @@ from kdcl_jax import (
   objective,
   optimizer,
   projectors,
-  score,
+  scoring,
+  selection,
   stages,
   step,
+  tables,
   weights,
 )
+from kdcl_jax.controller import OPTIONS
 from kdcl_jax.curriculum import active_count
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.errors import UserError, did_you_mean
@@ -43,6 +46,8 @@ def check(config: Section) -> None:
     UserError: for the first mistake.
   """
   names = config["stages"]
+  if not names:
+    raise UserError("config.stages is (), expected the name of a section.")
   if config["export"] and config["export"] not in names:
     raise UserError(
       f"config.export is {config['export']!r}, which is no stage"
@@ -53,15 +58,24 @@ def check(config: Section) -> None:
     augment.build(config["data"]["augment"])
   for place, name in enumerate(names):
     _check_stage(name, config[name], names[:place], names)
-    if uses_scorer(config[name]):
-      _check_stage("scorer", config["scorer"], (), ())
+    if scoring.uses_scorer(config[name]):
+      check_scorer(config)
+  _check_snapshots(config)
 
 
-def uses_scorer(section: Section) -> bool:
-  """Whether a stage's order needs the scorer's difficulties."""
-  curriculum = section["curriculum"]
-  ordered = curriculum["order"] in ("curriculum", "anti")
-  return ordered and curriculum["difficulty"]["source"] == "scorer"
+def check_scorer(config: Section) -> None:
+  """What can be known of the scorer without the data; see `check`."""
+  if config["data"]["augment"]:
+    augment.build(config["data"]["augment"])
+  _check_stage("scorer", config["scorer"], (), ())
+  for name in OPTIONS:
+    if config["scorer"]["curriculum"][name]["on"]:
+      raise UserError(
+        f"config.scorer.curriculum.{name}.on is True, but the scorer's folds"
+        " are not validated; expected False."
+      )
+  scoring.scores_of(config)
+  scoring.streams_of(config)
 
 
 def _check_stage(
@@ -78,13 +92,58 @@ def _check_stage(
         f" are {', '.join(earlier) or 'none'}."
       )
   _check_length(section, path)
+  if section["snapshots"] and not (section["steps"] or section["epochs"]):
+    raise UserError(
+      f"{path}.snapshots is {section['snapshots']!r}, but the stage is not"
+      " trained; take them out."
+    )
   if len(set(section["teachers"])) < len(section["teachers"]):
     raise UserError(
       f"{path}.teachers is {section['teachers']!r}, expected different names."
     )
-  stages.terms_of(section, None, None, path)
+  built = stages.terms_of(section, None, None, path)
+  stages.reweighting_of(section, built, path)
+  stages.reranking_of(
+    section["curriculum"], np.arange(1), f"{path}.curriculum.rerank"
+  )
+  _check_selection(section, path)
+  _check_teacher_pacing(section, path)
   optimizer.build(section["optimizer"], 1000, path=f"{path}.optimizer")
   _check_curriculum(section, f"{path}.curriculum")
+
+
+def _check_selection(section: Section, path: str) -> None:
+  built = selection.build(
+    section["selection"], section["batch_size"], path=f"{path}.selection"
+  )
+  if built and built.asks_teachers and not section["teachers"]:
+    raise UserError(
+      f"{path}.selection.name is {built.name!r}, which compares with a teacher,"
+      " but the stage has none; name one in its `teachers`."
+    )
+
+
+def _check_teacher_pacing(section: Section, path: str) -> None:
+  if stages.teacher_pacing_of(section, path) and not section["teachers"]:
+    raise UserError(
+      f"{path}.teacher_pacing.name is {section['teacher_pacing']['name']!r},"
+      " but the stage has no teacher; name one in its `teachers`."
+    )
+
+
+def _check_snapshots(config: Section) -> None:
+  """Whether teachers that teach as they were have been kept so."""
+  for name in config["stages"]:
+    section, path = config[name], f"config.{name}"
+    if stages.teacher_pacing_of(section, path) is None or any(
+      config[teacher]["snapshots"] for teacher in section["teachers"]
+    ):
+      continue
+    raise UserError(
+      f"{path}.teacher_pacing.name is {section['teacher_pacing']['name']!r},"
+      f" but no teacher keeps snapshots; give config.{section['teachers'][0]}"
+      ".snapshots shares of its training, such as (0.25, 0.5)."
+    )
 
 
 def _check_length(section: Section, path: str) -> None:
@@ -104,7 +163,7 @@ def _check_length(section: Section, path: str) -> None:
 def _check_curriculum(section: Section, path: str) -> None:
   curriculum = section["curriculum"]
   options = curriculum["difficulty"]
-  stages.pacing_of(curriculum["pacing"], f"{path}.pacing")
+  stages.window_of(curriculum["pacing"], f"{path}.pacing")
   stages.score_of(options["score"], f"{path}.difficulty.score")
   if curriculum["order"] in ("none", "random"):
     return
@@ -131,6 +190,34 @@ def check_data(config: Section, dataset: Dataset) -> None:
     UserError: for the first mistake.
   """
   data = config["data"]
+  _check_channels(data, dataset)
+  outputs: dict[str, Any] = {}
+  for name in config["stages"]:
+    section = config[name]
+    outputs[name] = _outputs(name, section, data, dataset)
+    _check_sizes(name, section, len(dataset.train.ids))
+    _check_table(name, section, dataset)
+    _check_shapes(name, section, outputs, dataset)
+  if any(scoring.uses_scorer(config[name]) for name in config["stages"]):
+    check_scorer_data(config, dataset)
+
+
+def check_scorer_data(config: Section, dataset: Dataset) -> None:
+  """What can be known of the scorer once the data is; see `check_data`."""
+  section, data = config["scorer"], config["data"]
+  _check_channels(data, dataset)
+  records, folds = len(dataset.train.ids), section["folds"]
+  if folds > records:
+    raise UserError(
+      f"config.scorer.folds is {folds}, more than the {records} training"
+      " records."
+    )
+  outputs = {"scorer": _outputs("scorer", section, data, dataset)}
+  _check_sizes("scorer", section, records - -(-records // folds))
+  _check_shapes("scorer", section, outputs, dataset)
+
+
+def _check_channels(data: Section, dataset: Dataset) -> None:
   channels = dataset.shape[-1] if dataset.shape else 1
   for field in ("mean", "std"):
     numbers = data[field]
@@ -139,37 +226,50 @@ def check_data(config: Section, dataset: Dataset) -> None:
         f"config.data.{field} has {len(numbers)} numbers, expected"
         f" {channels}, one for each channel of {dataset.name!r}, or one."
       )
-  outputs: dict[str, Any] = {}
-  for name in config["stages"]:
-    section = config[name]
-    outputs[name] = _outputs(name, section, data, dataset)
-    _check_sizes(name, section, dataset)
-    _check_table(name, section, dataset)
-    _check_shapes(name, section, outputs, dataset)
-  if any(uses_scorer(config[name]) for name in config["stages"]):
-    _outputs("scorer", config["scorer"], data, dataset)
 
 
-def _check_sizes(name: str, section: Section, dataset: Dataset) -> None:
+def _check_sizes(name: str, section: Section, records: int) -> None:
   path = f"config.{name}"
-  records = len(dataset.train.ids)
-  if section["batch_size"] > records:
+  steps = stages.total_steps(section, records)
+  moments = [round(share * steps) for share in section["snapshots"]]
+  if len({0, *moments}) <= len(moments):
     raise UserError(
-      f"{path}.batch_size is {section['batch_size']}, more than the {records}"
-      " training records."
+      f"{path}.snapshots is {section['snapshots']!r}, of which some fall on one"
+      f" step of {steps}, or on none; give fewer."
     )
-  course = stages.pacing_of(
+  rows = stages.rows_of(section)
+  if rows > records:
+    chosen = ""
+    if rows > section["batch_size"]:
+      candidates = section["selection"]["candidates"]
+      chosen = f" times {path}.selection.candidates, {candidates},"
+    raise UserError(
+      f"{path}.batch_size is {section['batch_size']},{chosen} more than the"
+      f" {records} training records{' of a fold' if name == 'scorer' else ''}."
+    )
+  bandit = section["curriculum"]["bandit"]
+  if bandit["on"]:
+    least = active_count(1 / bandit["buckets"], records)
+    if least < rows:
+      raise UserError(
+        f"{path}.curriculum.bandit.buckets is {bandit['buckets']}, which makes"
+        f" buckets of {least} records, and a step reads {rows}; give fewer"
+        " buckets or a smaller batch."
+      )
+    return
+  low, course = stages.window_of(
     section["curriculum"]["pacing"], f"{path}.curriculum.pacing"
   )
   grid = np.linspace(0.0, 1.0, 1001)
-  highest = float(np.max(np.asarray(course(grid))))
+  share = np.asarray(course(grid)) - (np.asarray(low(grid)) if low else 0.0)
+  highest = float(np.max(share))
   reached = active_count(highest, records)
-  if reached < section["batch_size"]:
+  if reached < rows:
     raise UserError(
       f"{path}.curriculum.pacing never reaches a batch: its highest fraction,"
-      f" {highest:.4g}, makes {reached} of {records} records active, and the"
-      f" batch size is {section['batch_size']}; give a higher end or a smaller"
-      " batch."
+      f" {highest:.4g}, makes {reached} of {records} records active, and a"
+      f" step reads {rows}; give"
+      f" {'fewer buckets' if low else 'a higher end'} or a smaller batch."
     )
 
 
@@ -180,7 +280,7 @@ def _check_table(name: str, section: Section, dataset: Dataset) -> None:
   ordered = curriculum["order"] in ("curriculum", "anti")
   if ordered and options["source"] == "file":
     field = f"config.{name}.curriculum.difficulty.path"
-    score.load(options["path"], field).of(dataset.train.ids, field)
+    tables.load(options["path"], field).of(dataset.train.ids, field)
 
 
 def _outputs(
@@ -265,8 +365,15 @@ def _cure(term: Term, trace: Callable[[Term], None]) -> str:
   return f" Would fit: {' or '.join(fits)} in the term."
 
 
-def check_devices(config: Section, devices: int) -> None:
+def check_devices(
+  config: Section, devices: int, *, scorer_only: bool = False
+) -> None:
   """Whether every batch can be split over the devices.
+
+  Args:
+    config: a resolved config.
+    devices: number of devices.
+    scorer_only: whether the stages are left alone.
 
   Raises:
     UserError: where one cannot, or more devices are asked for than there are.
@@ -276,8 +383,8 @@ def check_devices(config: Section, devices: int) -> None:
     raise UserError(
       f"config.parallel.devices is {wanted}, but there are only {devices}."
     )
-  names = list(config["stages"])
-  if any(uses_scorer(config[name]) for name in names):
+  names = [] if scorer_only else list(config["stages"])
+  if scorer_only or any(scoring.uses_scorer(config[name]) for name in names):
     names.append("scorer")
   for name in names:
     size = config[name]["batch_size"]

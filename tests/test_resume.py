@@ -1,20 +1,15 @@
 """A run killed at any moment ends as the undisturbed one, bit for bit."""
 
-import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from processes import assert_same, finish, kill, outcome, progress, start
 from safetensors import safe_open
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Everything that a resumed run must get right: an adaptive course with
 # rollback, the best parameters, momentum, a moving average, augmentation,
 # learned parts with parameters, statistics and a memory, two momenta.
@@ -64,30 +59,6 @@ def get_config():
 """
 
 
-def start(config, workdir):
-  return subprocess.Popen(
-    [
-      sys.executable,
-      "-m",
-      "kdcl_jax.main",
-      f"--config={config}",
-      f"--workdir={workdir}",
-    ],
-    cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(config, workdir):
-  process = start(config, workdir)
-  output, errors = process.communicate(timeout=300)
-  assert process.returncode == 0, errors
-  return output + errors
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
   folder = tmp_path_factory.mktemp("resume")
@@ -97,50 +68,12 @@ def undisturbed(tmp_path_factory):
   return config, folder / "whole"
 
 
-def outcome(workdir):
-  """Everything that must not depend on interruptions."""
-  files = {}
-  for path in sorted(workdir.rglob("*")):
-    name = str(path.relative_to(workdir))
-    if name.endswith((".safetensors", ".npz", "student.json")):
-      files[name] = path.read_bytes()
-    if path.name == "metrics.jsonl":
-      lines = [json.loads(line) for line in path.read_text().splitlines()]
-      for line in lines:
-        line.pop("examples_per_second", None)
-      files[name] = lines
-  return files
-
-
-def assert_same(workdir, reference):
-  got, want = outcome(workdir), outcome(reference)
-  assert got.keys() == want.keys()
-  for name in want:
-    assert got[name] == want[name], name
-
-
-def progress(workdir):
-  """Lines of metrics so far, over all stages."""
-  return sum(
-    path.read_bytes().count(b"\n")
-    for path in workdir.glob("*/seed_0/metrics.jsonl")
-  )
-
-
 def test_five_kills_at_random_moments_change_no_byte(undisturbed):
   config, whole = undisturbed
   chance = random.Random(7)
   workdir = whole.parent / "killed"
   moments = sorted(chance.sample(range(1, progress(whole)), 5))
-  kills = 0
-  for moment in moments:
-    process = start(config, workdir)
-    while process.poll() is None and progress(workdir) < moment:
-      time.sleep(0.002)
-    time.sleep(chance.uniform(0.0, 0.05))
-    kills += process.poll() is None
-    process.kill()
-    process.communicate()
+  kills = kill(config, workdir, moments, chance)
   finish(config, workdir)
   assert kills >= 4
   assert_same(workdir, whole)
