@@ -33,7 +33,12 @@ TERMS = {
   "at": ALL | dict(coefficient=1000.0),
   "attention_ce": dict(student_tap="a2", teacher_tap="a2"),
   "attention_mse": dict(student_tap="a2", teacher_tap="a2"),
-  "bert_pkd": dict(student_tap="h2", teacher_tap="h2", coefficient=10.0),
+  "bert_pkd": dict(
+    student_tap="h2",
+    teacher_tap="h2",
+    coefficient=10.0,
+    projector=dict(name="linear"),
+  ),
   "cc": POOLED | dict(coefficient=0.02, projector=dict(name="embeddings")),
   "cckd": POOLED | dict(coefficient=100.0),
   "crd": POOLED
@@ -127,9 +132,14 @@ def get_config(variant: str = "") -> ConfigDict:
   vit = {"patch": 2} if digits else {}
 
   def stage(model: dict, *, length: int = 1, dot: bool = False, **fields):
-    optimizer = dict(name="adam", learning_rate=3e-3)
-    if dot:
-      optimizer = dict(name="dot", learning_rate=0.02)
+    # A student that learns faster than its regressor makes its features
+    # constant, which fits better than noise, and then it is dead.
+    optimizer = dict(
+      name="adam", learning_rate=3e-3, projectors=dict(learning_rate=3e-2)
+    )
+    if dot:  # its two momenta make its steps 10 and 40 times as large
+      optimizer = dict(name="dot", learning_rate=5e-3)
+    optimizer |= dict(schedule=dict(warmup=0.1))
     return kdcl.stage(
       model=model,
       batch_size=64,
@@ -142,7 +152,7 @@ def get_config(variant: str = "") -> ConfigDict:
     extra = TERMS.get(name, VARIED.get(name, {}))
     objective = {"cross_entropy": dict(coefficient=1.0), name: extra}
     if name in ATTENTION:
-      model = SMALL_VIT | vit | (dict(width=64) if name == "bert_pkd" else {})
+      model = SMALL_VIT | vit
       teachers = ("vit_teacher",)
     else:
       model = STUDENT
