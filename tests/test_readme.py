@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from kdcl_jax import config as kdcl
-from kdcl_jax import losses, models, validation
+from kdcl_jax import losses, models, terms, validation
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +51,14 @@ def test_the_losses_are_used_as_shown():
   assert namespace["loss"] == want.mean()
 
 
+def test_the_terms_of_an_objective_are_built_as_shown():
+  namespace = {}
+  exec(block("fitnet=dict("), namespace)
+  built = terms.build(namespace["objective"], ("teacher",))
+  assert [term.name for term in built] == ["cross_entropy", "kd", "fitnet"]
+  assert [float(built[1].options["temperature"](p)) for p in (0, 1)] == [8, 2]
+
+
 def test_the_test_command_is_the_one_that_ci_runs():
   command = "pip install -e '.[test]' && pytest"
   assert command in README
@@ -59,7 +67,10 @@ def test_the_test_command_is_the_one_that_ci_runs():
 
 
 def test_links_lead_somewhere():
-  for path in ("README.md", "docs/overview.md", "docs/results.md"):
+  for path in (
+    "README.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+  ):
     text = (ROOT / path).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
       if not target.startswith("http"):
