@@ -33,8 +33,8 @@ def find(table: Mapping[str, Any], name: str, field: str) -> Any:
   found = _imported(table, name, field)
   if not callable(found):
     raise UserError(
-      f"{field} is {name!r}, which is a {type(found).__name__}, expected a"
-      " function."
+      f"{field} is {name!r}, which is {type(found).__name__}, expected a"
+      " callable."
     )
   return found
 
