@@ -118,11 +118,6 @@ def load(section: Mapping[str, Any], seed: int) -> Splits:
   if "." not in name:
     lookup.find(table | {"tfds:NAME": None}, name, "config.data.source")
   function = lookup.find({}, name, "config.data.source")
-  if not callable(function):
-    raise UserError(
-      f"config.data.source is {name!r}, which is {type(function).__name__},"
-      " expected a callable that returns a data set."
-    )
   try:
     made = lookup.call(
       function, dict(section["options"]), "config.data.options"
