@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kdcl_jax import difficulty, lookup
 from kdcl_jax.errors import UserError
+from kdcl_jax.losses.reductions import gather_rows
 from kdcl_jax.weighting import selective_backprop_probabilities, top_k_indices
 
 # Those that need more than the model's logits and the labels.
@@ -79,13 +80,8 @@ class Selection:
       scores = difficulty.loss(logits, labels)
     else:
       scores = self.score(logits, labels)
-    everywhere = lambda rows: rows
-    if axis_name is not None:
-      everywhere = lambda rows: jax.lax.all_gather(
-        rows, axis_name, axis=0, tiled=True
-      )
-    rows = {name: everywhere(array) for name, array in batch.items()}
-    scores, present = everywhere(scores), rows["weight"] > 0
+    rows = {name: gather_rows(a, axis_name) for name, a in batch.items()}
+    scores, present = gather_rows(scores, axis_name), rows["weight"] > 0
     if self.name == SELECTIVE:
       # The largest of ln p plus Gumbel noise are drawn without replacement.
       chances = selective_backprop_probabilities(
