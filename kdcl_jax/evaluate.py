@@ -1,5 +1,6 @@
 """A model's view of every record of a split, exact for any split size."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,17 @@ from kdcl_jax import metrics, pipeline, step
 from kdcl_jax.curriculum import local_rows
 from kdcl_jax.dataset import Split
 from kdcl_jax.parallel import Parallel
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+  forward: step.Forward,
+  scores: tuple[tuple[str, Callable[..., jax.Array]], ...],
+  parallel: Parallel,
+) -> Callable[..., Any]:
+  """What equal models share, such as those of several seeds."""
+  body = step.record_body(forward, dict(scores))
+  return parallel.partition(body, constants=1, row_outputs=True)
 
 
 class Evaluator:
@@ -37,9 +49,11 @@ class Evaluator:
     """
     self._parallel = parallel
     self._batch_size = -(-batch_size // parallel.devices) * parallel.devices
-    self._run = parallel.partition(
-      step.record_body(forward, scores or {}), constants=1, row_outputs=True
-    )
+    scored = tuple((scores or {}).items())
+    try:
+      self._run = _compiled(forward, scored, parallel)
+    except TypeError:  # a user's module that cannot be hashed
+      self._run = _compiled.__wrapped__(forward, scored, parallel)
 
   def records(
     self, variables: Any, split: Split, ids: np.ndarray | None = None

@@ -264,6 +264,7 @@ RUN = {
   "name": _text("run"),
   "seed": _whole(0),
   "seeds": _whole(1, 1),
+  "vmap_seeds": _whole(1, 1),
   "stages": Field(
     ("teacher", "baseline", "student"),
     "a tuple of different names",

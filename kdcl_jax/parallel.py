@@ -44,23 +44,33 @@ class Parallel:
     """The sharding of what every device holds whole."""
     return NamedSharding(self.mesh, PartitionSpec())
 
-  @property
-  def split(self) -> NamedSharding:
-    """The sharding of a batch, over its rows."""
-    return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
-
   def put(self, tree: Any) -> Any:
     """A host tree as replicated device arrays (copies, safe to donate)."""
     return jax.tree.map(
       lambda leaf: jax.device_put(leaf, self.replicated, may_alias=False), tree
     )
 
-  def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows of a batch as arrays over the global batch."""
+  def _rows(self, lanes: bool) -> PartitionSpec:
+    """How a batch is split, over its rows."""
+    return PartitionSpec(None, DATA_AXIS) if lanes else PartitionSpec(DATA_AXIS)
+
+  def put_batch(
+    self, batch: dict[str, np.ndarray], *, lanes: bool = False
+  ) -> dict[str, jax.Array]:
+    """This host's rows of a batch as arrays over the global batch.
+
+    Args:
+      batch: arrays [rows, ...], or [lanes, rows, ...].
+      lanes: whether there are lanes.
+
+    Returns:
+      The arrays, split over their rows.
+    """
+    split = NamedSharding(self.mesh, self._rows(lanes))
     if jax.process_count() == 1:
-      return jax.device_put(batch, self.split)
+      return jax.device_put(batch, split)
     return jax.tree.map(
-      lambda rows: jax.make_array_from_process_local_data(self.split, rows),
+      lambda rows: jax.make_array_from_process_local_data(split, rows),
       batch,
     )
 
@@ -71,6 +81,7 @@ class Parallel:
     constants: int,
     donate: bool = False,
     row_outputs: bool = False,
+    lanes: bool = False,
   ) -> Callable[..., Any]:
     """Compiles a body for the mesh.
 
@@ -81,20 +92,24 @@ class Parallel:
       donate: whether the buffers of the first argument are given up.
       row_outputs: whether the outputs have one row per example (they come back
         whole on every device); otherwise they are the same on every device.
+      lanes: whether every array has a further first axis, over which the body
+        is mapped: trainings that are independent of each other.
 
     Returns:
       The compiled function.
     """
     donated = (0,) if donate else ()
+    body = jax.vmap(body) if lanes else body
+    split = NamedSharding(self.mesh, self._rows(lanes))
     if self.mode == "jit":
       return jax.jit(
         body,
-        in_shardings=(self.replicated,) * constants + (self.split,),
+        in_shardings=(self.replicated,) * constants + (split,),
         out_shardings=self.replicated,
         donate_argnums=donated,
       )
-    specs = (PartitionSpec(),) * constants + (PartitionSpec(DATA_AXIS),)
-    out = PartitionSpec(DATA_AXIS) if row_outputs else PartitionSpec()
+    specs = (PartitionSpec(),) * constants + (self._rows(lanes),)
+    out = self._rows(lanes) if row_outputs else PartitionSpec()
     mapped = jax.shard_map(body, mesh=self.mesh, in_specs=specs, out_specs=out)
     return jax.jit(
       mapped, out_shardings=self.replicated, donate_argnums=donated

@@ -26,7 +26,7 @@ def stream(
   augment: Augment | None = None,
   seed: int = 0,
   total_steps: int = 1,
-  threads: int = 2,
+  threads: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the batches of steps [start, stop) as dictionaries of arrays.
 
@@ -39,7 +39,8 @@ def stream(
       views are keyed by (seed, record id, visit).
     seed: the stage's seed.
     total_steps: length of the stage, of which `step / total_steps` is done.
-    threads: reader threads; 0 reads in the caller's thread.
+    threads: reader threads; 0 reads in the caller's thread. None is 2, or 0
+      where there is nothing to do but to take rows out of memory.
 
   Yields:
     The records' arrays and `label` [rows], with `id` and `visit` (int64),
@@ -59,6 +60,8 @@ def stream(
     }
     return augment(rows, seed, step / total_steps) if augment else rows
 
+  if threads is None:
+    threads = 0 if augment is None and hasattr(split.source, "batch") else 2
   steps = grain.MapDataset.range(start, stop).map(batch)
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=4 * threads

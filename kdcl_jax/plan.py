@@ -21,7 +21,7 @@ from kdcl_jax import (
 )
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.forecast import Forecast
-from kdcl_jax.run import flops_per_example
+from kdcl_jax.seed_run import flops_per_example
 from kdcl_jax.training import Model, Training
 from kdcl_jax.trajectories import Trajectories
 

@@ -32,12 +32,19 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
   with np.errstate(over="ignore"):
     word = np.uint64(0)
     for key in keys:
-      key = np.asarray(key).astype(np.int64).astype(np.uint64)
-      word = (word ^ key) + _GOLDEN
-      word = (word ^ (word >> np.uint64(30))) * _MIX_1
-      word = (word ^ (word >> np.uint64(27))) * _MIX_2
-      word = word ^ (word >> np.uint64(31))
+      word = _absorbed(word, _word(key))
   return word
+
+
+def _word(key: int | np.ndarray) -> np.ndarray:
+  return np.asarray(key).astype(np.int64).astype(np.uint64)
+
+
+def _absorbed(word: np.ndarray, key: np.ndarray) -> np.ndarray:
+  word = (word ^ key) + _GOLDEN
+  word = (word ^ (word >> np.uint64(30))) * _MIX_1
+  word = (word ^ (word >> np.uint64(27))) * _MIX_2
+  return word ^ (word >> np.uint64(31))
 
 
 def uniform(*keys: int | np.ndarray) -> np.ndarray:
@@ -56,7 +63,9 @@ def integers(high: int, *keys: int | np.ndarray) -> np.ndarray:
   return (uniform(*keys) * high).astype(np.int64)
 
 
-def permute(position: np.ndarray, size: int, *key: int) -> np.ndarray:
+def permute(
+  position: np.ndarray, size: int | np.ndarray, *key: int | np.ndarray
+) -> np.ndarray:
   """Applies a keyed pseudo-random permutation of range(size) to positions.
 
   An alternating Feistel network over the next power of two, walked until the
@@ -64,38 +73,57 @@ def permute(position: np.ndarray, size: int, *key: int) -> np.ndarray:
   finite domains", CT-RSA 2002): no table, O(len(position)) whatever the size.
 
   Args:
-    position: [n] integers in [0, size).
-    size: how many items are permuted, at least 1.
+    position: [n] integers in [0, size), or of any shape.
+    size: how many items are permuted, at least 1; may broadcast, as may the
+      keys: another permutation for each row of [rows, 1] with [rows, n].
     *key: integers; every key is another permutation.
 
   Returns:
-    [n] int64 images, all different where the positions are.
+    int64 images of the shape of the positions, all different where those of one
+    permutation are.
 
   Example:
     >>> sorted(permute(np.arange(5), 5, 42).tolist())
     [0, 1, 2, 3, 4]
   """
-  position = np.asarray(position, np.int64)
-  if size <= 1:
-    return np.zeros_like(position)
-  bits = max(2, (size - 1).bit_length())
-  low_bits = bits // 2
-  high_bits = bits - low_bits
-  round_keys = hash64(*key, np.arange(8))
-  image = position.astype(np.uint64)
-  walking = np.ones(image.shape, bool)
-  while walking.any():
-    word = image[walking]
-    widths = (high_bits, low_bits)
-    left, right = word >> np.uint64(low_bits), word & _ones(low_bits)
-    for round_key in round_keys:
-      # (left, right) -> (right, left ^ f(right)); the widths swap with them.
-      left, right = right, left ^ (hash64(round_key, right) & _ones(widths[0]))
-      widths = widths[::-1]
-    image[walking] = (left << np.uint64(widths[1])) | right
-    walking[walking] = image[walking] >= np.uint64(size)
+  image = np.asarray(position, np.int64).astype(np.uint64)
+  size = np.asarray(size, np.int64)
+  # The exponent of a float is the bit length of an integer below 2**53.
+  bits = np.maximum(np.frexp(np.asarray(size - 1, np.float64))[1], 2)
+  low = bits.astype(np.uint64) // np.uint64(2)
+  high = bits.astype(np.uint64) - low
+  with np.errstate(over="ignore"):
+    root = hash64(*key)
+    rounds = [
+      _absorbed(np.uint64(0), _absorbed(root, np.uint64(i))) for i in range(8)
+    ]
+    walking = np.ones(image.shape, bool)
+    while walking.any():
+      at = lambda array, where=walking: np.broadcast_to(array, where.shape)[
+        where
+      ]
+      image[walking] = _feistel(
+        image[walking], at(low), at(high), [at(one) for one in rounds]
+      )
+      walking &= image >= size.astype(np.uint64)
   return image.astype(np.int64)
 
 
-def _ones(bits: int) -> np.uint64:
-  return np.uint64((1 << bits) - 1)
+def _feistel(
+  word: np.ndarray,
+  low: np.ndarray,
+  high: np.ndarray,
+  rounds: list[np.ndarray],
+) -> np.ndarray:
+  """A permutation of the words of `low + high` bits."""
+  widths = (high, low)
+  left, right = word >> low, word & _ones(low)
+  for key in rounds:
+    # (left, right) -> (right, left ^ f(right)); the widths swap with them.
+    left, right = right, left ^ (_absorbed(key, right) & _ones(widths[0]))
+    widths = widths[::-1]
+  return (left << widths[1]) | right
+
+
+def _ones(bits: np.ndarray) -> np.ndarray:
+  return (np.uint64(1) << bits) - np.uint64(1)

@@ -1,46 +1,38 @@
 """A run: its stages for each seed, the comparison, the report, the export."""
 
-import dataclasses
 import pathlib
 import signal
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from kdcl_jax import (
-  dataset as datasets,
-)
+from kdcl_jax import dataset as datasets
 from kdcl_jax import (
   environment,
-  evaluate,
   export,
-  metrics,
-  models,
-  npz,
   parallel,
   report,
   results,
   scoring,
-  stages,
-  tables,
   train,
   validation,
-  weights,
 )
-from kdcl_jax.curriculum import stage_seed
-from kdcl_jax.tally import Totals
-from kdcl_jax.writers import write_bytes, write_json
+from kdcl_jax.seed_run import SeedRun
 
 
-def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict:
+def execute(
+  config: Mapping[str, Any],
+  workdir: pathlib.Path,
+  *,
+  reported: bool = True,
+  interrupted: Callable[[], bool] | None = None,
+) -> dict:
   """Does, or goes on with, the run that a config describes.
 
   Args:
     config: a resolved config; see `kdcl_jax.config.resolve`.
     workdir: where everything goes; the same config and directory resume.
+    reported: whether to write the report.
+    interrupted: whether to save and end; None asks for a SIGTERM.
 
   Returns:
     What `results.json` holds.
@@ -55,25 +47,34 @@ def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict:
   validation.check_data(config, data[seeds[0]])
   with environment.only_process(workdir):
     environment.record(config, workdir, data[seeds[0]])
-    interrupted = _on_termination()
+    interrupted = interrupted or _on_termination()
     devices = parallel.create(
       config["parallel"]["mode"], config["parallel"]["devices"]
     )
     validation.check_devices(config, devices.devices)
-    for seed in seeds:
-      if seed not in data:
-        data = {seed: datasets.load(config["data"], seed=seed)}
-      _SeedRun(config, workdir, data[seed], devices, seed, interrupted).run()
+    together = config["vmap_seeds"]
+    for start in range(0, len(seeds), together):
+      group = seeds[start : start + together]
+      data = {
+        seed: data.get(seed) or datasets.load(config["data"], seed=seed)
+        for seed in group
+      }
+      _train(
+        config,
+        [SeedRun(config, workdir, data[seed], devices, seed) for seed in group],
+        interrupted,
+      )
     compared = results.write(workdir, config["stages"], list(seeds))
     if config["export"]:
       export.student(workdir, config, data[seeds[-1]], compared)
-    report.write(
-      workdir,
-      config,
-      datasets.load(config["data"], seed=seeds[0]),
-      config["stages"],
-      list(seeds),
-    )
+    if reported:
+      report.write(
+        workdir,
+        config,
+        datasets.load(config["data"], seed=seeds[0]),
+        config["stages"],
+        list(seeds),
+      )
   return compared
 
 
@@ -84,263 +85,30 @@ def _on_termination() -> Any:
   return lambda: bool(asked)
 
 
-@dataclasses.dataclass
-class _SeedRun:
-  """The stages of a run for one seed."""
-
-  config: Mapping[str, Any]
-  workdir: pathlib.Path
-  dataset: datasets.Dataset
-  parallel: parallel.Parallel
-  seed: int
-  interrupted: Any
-  _models: dict[str, train.Model] = dataclasses.field(default_factory=dict)
-
-  def directory(self, stage: str) -> pathlib.Path:
-    return self.workdir / stage / f"seed_{self.seed}"
-
-  def run(self) -> None:
-    for name in self.config["stages"]:
-      done = (self.directory(name) / "result.json").exists()
-      if not done:
-        self._stage(name)
-      if self.interrupted():
-        raise train.Interrupted
-
-  def _stage(self, name: str) -> None:
-    started = time.perf_counter()
-    section = self.config[name]
-    teachers = [self._model(teacher) for teacher in section["teachers"]]
-    table, scoring = self._table(name, section, teachers)
-    training = stages.training_of(
-      name,
-      section,
-      self.config,
-      self.dataset,
-      self.parallel,
-      seed=self.seed,
-      teachers=teachers,
-      difficulties=table,
-    )
-    outcome = None
-    variables = training.model.variables
-    if training.total_steps:
-      outcome = train.fit(training, self.parallel, self._outlet(name))
-      variables = outcome.variables
-    model = dataclasses.replace(
-      training.model,
-      variables=variables,
-      snapshots=self._snapshots(name, variables),
-    )
-    self._models[name] = model
-    weights.save(
-      self.directory(name) / "weights.safetensors",
-      jax.device_get(variables),
-      {"stage": name, "model": section["model"]["name"]},
-    )
-    self._result(name, section, training, model, outcome, scoring, started)
-
-  def _outlet(self, name: str) -> train.Outlet:
-    lead = jax.process_index() == 0
-    return train.Outlet(
-      directory=self.directory(name),
-      log_steps=self.config["log_steps"],
-      checkpoint_steps=self.config["checkpoint_steps"],
-      tensorboard=self.config["tensorboard"] and lead,
-      quiet=not lead,
-      interrupted=self.interrupted,
-    )
-
-  def _model(self, name: str) -> train.Model:
-    """The model of a stage that is done."""
-    if name not in self._models:
-      section = self.config[name] | {
-        "weights": str(self.directory(name) / "weights.safetensors")
-      }
-      model = stages.model_of(
-        name,
-        section,
-        self.config["data"],
-        self.dataset,
-        self.parallel,
-        stage_seed(self.seed, name),
+def _train(
+  config: Mapping[str, Any],
+  runs: Sequence[SeedRun],
+  interrupted: Callable[[], bool],
+) -> None:
+  """Trains the stages of some seeds, each stage of all of them together."""
+  scoreless = {run.seed: run.dataset for run in runs if not run.is_scored()}
+  if scoreless:
+    scored = scoring.cross_fitted(config, scoreless, runs[0].parallel)
+    for run in runs:
+      if run.seed in scored:
+        run.take_scores(scored[run.seed])
+  for name in config["stages"]:
+    due = [run for run in runs if not run.is_done(name)]
+    prepared = [run.prepare(name) for run in due]
+    outcomes: Sequence[train.Outcome | None] = [None] * len(due)
+    if prepared and prepared[0].training.total_steps:
+      outcomes = train.fit_together(
+        [one.training for one in prepared],
+        runs[0].parallel,
+        [run.outlet(name, interrupted, quiet=run is not due[0]) for run in due],
+        width=len(runs),
       )
-      self._models[name] = dataclasses.replace(
-        model, snapshots=self._snapshots(name, model.variables)
-      )
-    return self._models[name]
-
-  def _snapshots(self, name: str, like: Any) -> dict[float, Any]:
-    """What a stage was after shares of its training; a stopped one has less."""
-    found = {}
-    for share in self.config[name]["snapshots"]:
-      path = weights.snapshot_path(self.directory(name), share)
-      if path.exists():
-        loaded = weights.load(path, f"config.{name}.snapshots")
-        fitting = weights.fit(loaded, jax.device_get(like), str(path))
-        found[share] = self.parallel.put(fitting)
-    return found
-
-  def _table(
-    self, name: str, section: Mapping[str, Any], teachers: list[train.Model]
-  ) -> tuple[np.ndarray | None, dict[str, int]]:
-    """The difficulties that a stage's order needs, and what they cost."""
-    options = section["curriculum"]["difficulty"]
-    if section["curriculum"]["order"] in ("none", "random"):
-      return None, {}
-    ids = self.dataset.train.ids
-    field = f"config.{name}.curriculum.difficulty"
-    if options["source"] == "file":
-      return tables.load(options["path"], f"{field}.path").of(ids, field), {}
-    if options["source"] == "scorer":
-      table, _ = self._scored(options["score"])
-      return table.of(ids, field), table.provenance["ledger"]
-    table = scoring.by_models(
-      teachers,
-      self.dataset.train,
-      score=options["score"],
-      function=stages.score_of(options["score"], field),
-      parallel=self.parallel,
-      provenance={"fingerprint": self.dataset.fingerprint},
-    )
-    table.save(self._tables / f"{name}.npz")
-    cost = {"scoring_forwards": len(ids) * len(teachers)}
-    return table.of(ids, field), cost
-
-  @property
-  def _tables(self) -> pathlib.Path:
-    return self.workdir / "difficulty" / f"seed_{self.seed}"
-
-  def _scored(self, name: str) -> tuple[tables.Table, tables.Table]:
-    """The scorer's tables of the training and test records, made once.
-
-    The scores of all stages are taken together, of the same trainings.
-    """
-    paths = [
-      self._tables / f"scorer_{name}{part}.npz" for part in ("", "_test")
-    ]
-    if not all(path.exists() for path in paths):
-      scored = scoring.cross_fitted(
-        self.config,
-        self.dataset,
-        self.parallel,
-        seed=self.seed,
-      )
-      scored.save(self._tables, scoring.needed(self.config))
-    return tuple(tables.load(path, str(path)) for path in paths)
-
-  def _test_difficulty(self) -> np.ndarray:
-    """By what the report sorts the test records: the scorer where there is one.
-
-    Otherwise the loss of the first stage's model, which is then also saved as
-    the training records' table.
-    """
-    test = self.dataset.test
-    for name in self.config["stages"]:
-      section = self.config[name]
-      if scoring.uses_scorer(section):
-        options = section["curriculum"]["difficulty"]
-        return self._scored(options["score"])[1].of(test.ids, name)
-    path = self._tables / "first_stage_test.npz"
-    if not path.exists():
-      model = self._model(self.config["stages"][0])
-      for split, target in (
-        (self.dataset.train, self._tables / "first_stage.npz"),
-        (test, path),
-      ):
-        scoring.by_models(
-          [model],
-          split,
-          score="loss",
-          function=stages.score_of("loss", "loss"),
-          parallel=self.parallel,
-          provenance={"fingerprint": self.dataset.fingerprint},
-        ).save(target)
-    return tables.load(path, str(path)).of(test.ids, str(path))
-
-  def _result(
-    self,
-    name: str,
-    section: Mapping[str, Any],
-    training: train.Training,
-    model: train.Model,
-    outcome: train.Outcome | None,
-    scoring: Mapping[str, int],
-    started: float,
-  ) -> None:
-    """Evaluates the stage on validation and test and writes what is known."""
-    directory = self.directory(name)
-    test = self.dataset.test
-    evaluator = evaluate.Evaluator(
-      model.forward, self.parallel, batch_size=min(512, len(test.ids))
-    )
-    rows = evaluate.readable(evaluator.records(model.variables, test))
-    kept = ("record_id", "label", "prediction", "confidence", "loss")
-    write_bytes(
-      directory / "test_predictions.npz",
-      npz.to_bytes(**{key: rows[key] for key in kept}),
-    )
-    hard = dict(zip(test.ids, self._test_difficulty(), strict=True))
-    measured = metrics.summary(rows) | {
-      "agreement": {
-        teacher: metrics.agreement(
-          rows["prediction"], self._predictions(teacher, rows["record_id"])
-        )
-        for teacher in section["teachers"]
-      },
-      "accuracy_by_difficulty": metrics.accuracy_by_difficulty(
-        rows["prediction"] == rows["label"],
-        np.array([hard[record] for record in rows["record_id"]]),
-      ),
-    }
-    seen = evaluator.records(model.variables, self.dataset.validation)
-    totals = outcome.totals if outcome else Totals()
-    write_json(
-      directory / "result.json",
-      {
-        "stage": name,
-        "seed": self.seed,
-        "model": section["model"],
-        "teachers": list(section["teachers"]),
-        "trained": outcome is not None,
-        "parameters": models.parameter_count(model.variables),
-        "flops_per_example": flops_per_example(model, self.dataset.shape),
-        "steps": outcome.steps if outcome else 0,
-        "traces": outcome.traces if outcome else 0,
-        "train_seconds": totals.seconds,
-        "total_seconds": time.perf_counter() - started,
-        "final_fraction": outcome.course.fraction if outcome else 1.0,
-        "kept": section["keep"],
-        "unreadable": len(totals.unreadable),
-        "ledger": {
-          **training.ledger(totals),
-          "validation_forwards": totals.validated,
-          "rescoring_forwards": totals.rescored,
-          "scoring_forwards": 0,
-          "scoring_backwards": 0,
-        }
-        | scoring,
-        "validation": evaluate.measure(seen),
-        "test": measured,
-      },
-    )
-
-  def _predictions(self, stage: str, ids: np.ndarray) -> np.ndarray:
-    path = self.directory(stage) / "test_predictions.npz"
-    with np.load(path, allow_pickle=False) as rows:
-      place = {record: i for i, record in enumerate(rows["record_id"])}
-      return rows["prediction"][[place[record] for record in ids]]
-
-
-def flops_per_example(model: train.Model, shape: tuple[int, ...]) -> float:
-  """FLOPs of a forward pass of one example, by XLA's cost analysis."""
-  batch = {
-    "image": jax.ShapeDtypeStruct((1, *shape), np.float32),
-    "weight": jax.ShapeDtypeStruct((1,), np.float32),
-  }
-  forward = jax.jit(lambda v, b: model.forward(v, b)[0]["logits"])
-  variables = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model.variables
-  )
-  cost = forward.lower(variables, batch).cost_analysis() or {}
-  return float(cost.get("flops", 0.0))
+    for run, one, outcome in zip(due, prepared, outcomes, strict=True):
+      run.conclude(name, one, outcome)
+    if interrupted():
+      raise train.Interrupted

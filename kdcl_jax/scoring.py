@@ -122,12 +122,11 @@ def streams_of(config: Mapping[str, Any]) -> dict[str, Stream]:
 
 def cross_fitted(
   config: Mapping[str, Any],
-  dataset: Dataset,
+  datasets: Mapping[int, Dataset],
   parallel: Parallel,
   *,
-  seed: int,
   streams: Mapping[str, Stream] | None = None,
-) -> Scored:
+) -> dict[int, Scored]:
   """Difficulty by the scorer, trained anew for each fold on the other folds.
 
   A model that has been trained on a record has memorised some of its label; a
@@ -135,70 +134,121 @@ def cross_fitted(
 
   Args:
     config: a resolved config.
-    dataset: the data.
+    datasets: seed -> the data with that seed; it also keys the folds and the
+      trainings. Those of a fold train together.
     parallel: where to run.
-    seed: keys the folds and the trainings.
     streams: name -> what the train steps carry along.
 
   Returns:
-    The tables of `scores_of(config)` and of the streams, and what else the
-    models say of the records.
+    For each seed the tables of `scores_of(config)` and of the streams, and what
+    else the models say of the records.
   """
-  section, data = config["scorer"], dataset.train
-  scores, streams = scores_of(config), dict(streams or {})
-  new = stages.scorer_trainings(config, dataset, parallel, seed)
-  part = folds(data.ids, section["folds"], seed)
-  own, test, in_fold = [], [], {name: _InFold(data) for name in streams}
-  spent = {"training_forwards": 0, "training_backwards": 0}
+  if not datasets:
+    return {}
+  section, streams = config["scorer"], dict(streams or {})
+  scores = scores_of(config)
+  fittings = {
+    seed: _Fitting(config, data, parallel, seed, streams, scores)
+    for seed, data in datasets.items()
+  }
   for fold in range(section["folds"]):
     log.info(
-      "scoring with seed %d: fold %d of %d", seed, fold + 1, section["folds"]
+      "scoring with seed %s: fold %d of %d",
+      ", ".join(map(str, fittings)),
+      fold + 1,
+      section["folds"],
     )
-    others = dataclasses.replace(data, ids=data.ids[part != fold])
-    training = dataclasses.replace(new(others, fold), streams=streams)
-    outcome = train.fit(training, parallel)
+    trainings = [one.training(fold) for one in fittings.values()]
+    outcomes = train.fit_together(trainings, parallel, [None] * len(trainings))
+    for one, training, outcome in zip(
+      fittings.values(), trainings, outcomes, strict=True
+    ):
+      one.add(fold, training, outcome)
+  return {seed: one.scored() for seed, one in fittings.items()}
+
+
+class _Fitting:
+  """The cross-fitting of one seed."""
+
+  def __init__(
+    self,
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    parallel: Parallel,
+    seed: int,
+    streams: Mapping[str, Stream],
+    scores: Mapping[str, Score],
+  ):
+    self._section, self._dataset = config["scorer"], dataset
+    self._parallel, self._streams, self._scores = parallel, streams, scores
+    self._new = stages.scorer_trainings(config, dataset, parallel, seed)
+    data = dataset.train
+    self._part = folds(data.ids, self._section["folds"], seed)
+    self._own: list[dict[str, np.ndarray]] = []
+    self._test: list[dict[str, np.ndarray]] = []
+    self._in_fold = {name: _InFold(data) for name in streams}
+    self._spent = {"training_forwards": 0, "training_backwards": 0}
+
+  def training(self, fold: int) -> train.Training:
+    """The training on the records of the other folds."""
+    data = self._dataset.train
+    others = dataclasses.replace(data, ids=data.ids[self._part != fold])
+    return dataclasses.replace(self._new(others, fold), streams=self._streams)
+
+  def add(
+    self, fold: int, training: train.Training, outcome: train.Outcome
+  ) -> None:
+    """Adds what the model of a fold says of the records left out."""
+    data, scores, place = self._dataset.train, self._scores, self._parallel
     model = dataclasses.replace(training.model, variables=outcome.variables)
-    left_out = data.ids[part == fold]
-    own.append(_rows(model, data, left_out, scores, parallel))
-    test.append(_rows(model, dataset.test, None, scores, parallel))
-    for name, stream in streams.items():
-      in_fold[name].add(part != fold, stream, outcome.dynamics[name])
+    left_out = data.ids[self._part == fold]
+    self._own.append(_rows(model, data, left_out, scores, place))
+    self._test.append(_rows(model, self._dataset.test, None, scores, place))
+    for name, stream in self._streams.items():
+      self._in_fold[name].add(
+        self._part != fold, stream, outcome.dynamics[name]
+      )
     ledger = training.ledger(outcome.totals)
-    spent["training_forwards"] += ledger["example_forwards"]
-    spent["training_backwards"] += ledger["example_backwards"]
-  rows = _in_sequence(own, data.ids)
-  facts = {
-    "model": section["model"],
-    "steps": section["steps"],
-    "epochs": section["epochs"],
-    "fingerprint": dataset.fingerprint,
-    "folds": section["folds"],
-    "ledger": {
-      "scoring_forwards": len(data.ids),
-      "scoring_backwards": spent["training_backwards"],
-    },
-  }
-  made = {}
-  for name in scores:
-    about = facts | {"score": name}
-    mean = sum(of[_key(name)] / len(test) for of in test)
-    made |= {
-      f"scorer_{name}": tables.of_split(data, rows.pop(_key(name)), about),
-      f"scorer_{name}_test": tables.of_split(dataset.test, mean, about),
+    self._spent["training_forwards"] += ledger["example_forwards"]
+    self._spent["training_backwards"] += ledger["example_backwards"]
+
+  def scored(self) -> Scored:
+    """What all folds say together."""
+    data, test = self._dataset.train, self._dataset.test
+    rows = _in_sequence(self._own, data.ids)
+    section, models = self._section, len(self._test)
+    facts = {
+      "model": section["model"],
+      "steps": section["steps"],
+      "epochs": section["epochs"],
+      "fingerprint": self._dataset.fingerprint,
+      "folds": section["folds"],
+      "ledger": {
+        "scoring_forwards": len(data.ids),
+        "scoring_backwards": self._spent["training_backwards"],
+      },
     }
-  for name, seen in in_fold.items():
-    about = facts | {"score": name, "in_fold": True}
-    made[f"stream_{name}"] = tables.of_split(data, seen.mean("score"), about)
-  return Scored(
-    tables=made,
-    records=rows,
-    data_map=in_fold[_MAP].map() if _MAP in in_fold else {},
-    ledger=spent
-    | {
-      "scoring_forwards": len(data.ids),
-      "test_forwards": len(test) * len(dataset.test.ids),
-    },
-  )
+    made = {}
+    for name in self._scores:
+      about = facts | {"score": name}
+      mean = sum(of[_key(name)] / models for of in self._test)
+      made |= {
+        f"scorer_{name}": tables.of_split(data, rows.pop(_key(name)), about),
+        f"scorer_{name}_test": tables.of_split(test, mean, about),
+      }
+    for name, seen in self._in_fold.items():
+      about = facts | {"score": name, "in_fold": True}
+      made[f"stream_{name}"] = tables.of_split(data, seen.mean("score"), about)
+    return Scored(
+      tables=made,
+      records=rows,
+      data_map=self._in_fold[_MAP].map() if _MAP in self._in_fold else {},
+      ledger=self._spent
+      | {
+        "scoring_forwards": len(data.ids),
+        "test_forwards": models * len(test.ids),
+      },
+    )
 
 
 def by_models(

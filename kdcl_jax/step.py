@@ -1,5 +1,6 @@
 """The step: one pure body for training, one for looking at records."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,31 @@ Forward = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 _RECORDS = 2**31  # folds the step's key into that of the records
 
 
+@dataclasses.dataclass(frozen=True)
+class _ForwardPass:
+  """A forward pass; equal ones share what is compiled of them."""
+
+  module: nn.Module
+  input_name: str
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __call__(
+    self,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    train: bool = False,
+    rngs: Mapping[str, jax.Array] | None = None,
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    x = preprocess(batch[self.input_name], self.mean, self.std)
+    mask = batch["weight"] > 0
+    outputs, stats = models.forward(
+      self.module, variables, x, train=train, mask=mask, rngs=rngs
+    )
+    return outputs | {"inputs": x}, stats
+
+
 def forward_of(
   module: nn.Module,
   input_name: str,
@@ -39,24 +65,9 @@ def forward_of(
 
   Returns:
     `forward(variables, batch, train=False, rngs=None) -> (outputs,
-    batch_stats)`.
+    batch_stats)`. Forward passes of equal arguments are equal.
   """
-
-  def forward(
-    variables: Mapping[str, Any],
-    batch: Batch,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, jax.Array] | None = None,
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
-    x = preprocess(batch[input_name], mean, std)
-    mask = batch["weight"] > 0
-    outputs, stats = models.forward(
-      module, variables, x, train=train, mask=mask, rngs=rngs
-    )
-    return outputs | {"inputs": x}, stats
-
-  return forward
+  return _ForwardPass(module, input_name, tuple(mean), tuple(std))
 
 
 def preprocess(

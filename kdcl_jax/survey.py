@@ -62,13 +62,10 @@ def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
       config["parallel"]["mode"], config["parallel"]["devices"]
     )
     validation.check_devices(config, devices.devices, scorer_only=True)
-    for seed in seeds:
-      folder = _folder(workdir, seed)
-      if not _done(folder, names(config)):
-        data = first
-        if seed != seeds[0]:
-          data = datasets.load(config["data"], seed=seed)
-        _score(config, data, devices, seed, folder)
+    for start in range(0, len(seeds), config["vmap_seeds"]):
+      group = seeds[start : start + config["vmap_seeds"]]
+      due = [s for s in group if not _done(_folder(workdir, s), names(config))]
+      _score(config, due, devices, workdir)
     averaged = _average(workdir, seeds, names(config))
     found = _collected(config, workdir, first, seeds, averaged)
     write_json(workdir / "scores.json", found)
@@ -96,16 +93,29 @@ def _done(folder: pathlib.Path, expected: Sequence[str]) -> bool:
 
 def _score(
   config: Mapping[str, Any],
-  data: datasets.Dataset,
+  seeds: Sequence[int],
   devices: parallel.Parallel,
+  workdir: pathlib.Path,
+) -> None:
+  """Trains the scorer with some seeds and writes what it says."""
+  started = time.perf_counter()
+  data = {s: datasets.load(config["data"], seed=s) for s in seeds}
+  streams = scoring.streams_of(config)
+  found = scoring.cross_fitted(config, data, devices, streams=streams)
+  seconds = (time.perf_counter() - started) / max(len(seeds), 1)
+  for seed, scored in found.items():
+    _write(config, data[seed], scored, seed, _folder(workdir, seed), seconds)
+
+
+def _write(
+  config: Mapping[str, Any],
+  data: datasets.Dataset,
+  scored: scoring.Scored,
   seed: int,
   folder: pathlib.Path,
+  seconds: float,
 ) -> None:
-  """Trains the scorer with one seed and writes what it says."""
-  started = time.perf_counter()
-  scored = scoring.cross_fitted(
-    config, data, devices, seed=seed, streams=scoring.streams_of(config)
-  )
+  """Writes what the scorer says with a seed."""
   made = [name for name in names(config) if name != FUSED]
   together = [name for name in made if name not in _APART] or made
   values = np.stack([scored.tables[name].difficulty for name in together])
@@ -131,7 +141,7 @@ def _score(
       "auc": {n: metrics.auc(v, wrong) for n, v in values.items() if some},
       "spearman": _correlations(values),
       "ledger": scored.ledger,
-      "seconds": time.perf_counter() - started,
+      "seconds": seconds,
     },
   )
 

@@ -1,57 +1,22 @@
-"""The training loop; every stage and every scoring model goes through it.
+"""Trains a model, or several side by side; the loop itself is in `loop`."""
 
-The order of operations, which resuming relies on: a lesson's batches are
-streamed; after a step come the log, then the checkpoint; at the end of a lesson
-come evaluation, the course's decision, its actions, the log, the checkpoint.
-"""
-
-import dataclasses
+from collections.abc import Generator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from kdcl_jax import (
-  course,
-  evaluate,
-  optimizer,
-  pipeline,
-  state,
-  step,
-  weights,
-)
-from kdcl_jax.checkpoint import Checkpoints
-from kdcl_jax.curriculum import local_rows
+from kdcl_jax.lanes import Lanes, Wish
+from kdcl_jax.loop import Loop
 from kdcl_jax.parallel import Parallel
-from kdcl_jax.tally import Tally, Totals
-from kdcl_jax.training import Model, Outcome, Outlet, Training
-from kdcl_jax.writers import MetricsWriter
+from kdcl_jax.training import Interrupted, Model, Outcome, Outlet, Training
 
-__all__ = ["Interrupted", "Model", "Outcome", "Outlet", "Training", "fit"]
-
-
-class Interrupted(Exception):
-  """The run was asked to stop; what it had done is saved."""
-
-
-@jax.jit
-def _copied(tree: Any) -> Any:
-  return jax.tree.map(jnp.copy, tree)
-
-
-def _nothing(line: dict) -> None:
-  """A training without an outlet has no log lines."""
-
-
-def _weights(train_state: state.TrainState) -> dict[str, Any]:
-  """What rolling back restores: not the optimizer's moments."""
-  return {
-    "params": train_state.params,
-    "parts": train_state.parts,
-    "batch_stats": train_state.batch_stats,
-    "ema": train_state.ema,
-  }
+__all__ = [
+  "Interrupted",
+  "Model",
+  "Outcome",
+  "Outlet",
+  "Training",
+  "fit",
+  "fit_together",
+]
 
 
 def fit(
@@ -71,327 +36,66 @@ def fit(
     Interrupted: after saving, where the outlet was asked to stop.
     UserError: where the loss is not finite.
   """
-  loop = _Loop(training, parallel, outlet)
+  return fit_together([training], parallel, [outlet])[0]
+
+
+def fit_together(
+  trainings: Sequence[Training],
+  parallel: Parallel,
+  outlets: Sequence[Outlet | None],
+  *,
+  width: int = 0,
+) -> list[Outcome]:
+  """`fit` of several trainings of one kind, whose steps are taken together.
+
+  Each has its own loop, which asks for a step with its batch and goes on when
+  it is taken: lessons, decisions, logs and checkpoints are those of `fit`.
+
+  Args:
+    trainings: see `kdcl_jax.lanes.Lanes`.
+    parallel: on which devices.
+    outlets: one for each training.
+    width: see `kdcl_jax.lanes.Lanes`.
+
+  Returns:
+    The outcomes, of each training.
+
+  Raises:
+    Interrupted, UserError: see `fit`.
+  """
+  lanes = Lanes(trainings, parallel, width)
+  loops: list[Loop] = []
   try:
-    return loop.run()
-  finally:
-    loop.close()
-
-
-class _Loop:
-  """The loop of `fit`, with what it holds open."""
-
-  def __init__(
-    self, training: Training, parallel: Parallel, outlet: Outlet | None
-  ):
-    self.training = training
-    self.parallel = parallel
-    self.outlet = outlet
-    self.curriculum = training.curriculum
-    self.traces = 0
-    self.rows = local_rows(
-      self.curriculum.batch_size, jax.process_index(), jax.process_count()
-    )
-    controller = self.curriculum.controller
-    self.remembers = training.validation is not None and (
-      training.keep == "best" or controller.freeze["on"]
-    )
-    names = step.metric_names(training.terms, training.reweighting)
-    self.state = parallel.put(
-      state.create(
-        training.model.variables,
-        training.optimizer,
-        names,
-        seed=self.curriculum.seed,
-        ema=training.ema > 0,
-        parts=parallel.put(training.parts),
-        dynamics=self._dynamics(),
-      )
-    )
-    self.best = _copied(_weights(self.state)) if self.remembers else {}
-    self.course = controller.init()
-    self.step = 0
-    self.train_step = parallel.partition(
-      step.train_body(
-        training.model.forward,
-        training.terms,
-        training.optimizer,
-        training.schedule,
-        teachers=[t.forward for t in training.teachers],
-        two_gradients=training.two_gradients,
-        reweighting=training.reweighting,
-        selection=training.selection,
-        streams=self._streams(),
-        total_steps=training.total_steps,
-        ema=training.ema,
-        axis_name=parallel.axis_name,
-        traced=self._count_trace,
-      ),
-      constants=2,
-      donate=True,
-    )
-    evaluator = lambda split, scores=None: evaluate.Evaluator(
-      training.model.forward,
-      parallel,
-      batch_size=min(512, len(split.ids)),
-      scores=scores,
-    )
-    if training.validation is not None:
-      self.evaluator = evaluator(training.validation)
-    self.rescorer = None
-    if training.reranking is not None and training.reranking.stream is None:
-      scores = {"rerank": training.reranking.score}
-      self.rescorer = evaluator(training.train, scores)
-    self.snapshots = {
-      round(share * training.total_steps): share for share in training.snapshots
-    }
-    self.checkpoints = None
-    self.writer = None
-    totals, interval = Totals(), {}
-    if outlet:
-      self.checkpoints = Checkpoints(outlet.directory / "checkpoints")
-      totals, interval = self._restored() or (totals, interval)
-      self.writer = MetricsWriter(
-        outlet.directory,
-        title=training.model.name,
-        total_steps=training.total_steps,
-        start=self.step,
-        tensorboard=outlet.tensorboard,
-        quiet=outlet.quiet,
-      )
-      if self.step:
-        self.writer.say(f"resumed at step {self.step}")
-    self.saved = self.step
-    self.tally = Tally(
-      totals,
-      training.model.name,
-      self.writer.write if outlet else _nothing,
-      interval,
-    )
-
-  def _count_trace(self) -> None:
-    self.traces += 1
-
-  def _streams(self) -> dict[str, Any]:
-    streams = dict(self.training.streams)
-    reranking = self.training.reranking
-    if reranking is not None and reranking.stream is not None:
-      streams["rerank"] = reranking.stream
-    return streams
-
-  def _dynamics(self) -> dict[str, Any]:
-    size = int(self.curriculum.order.max()) + 1
-    return {name: s.init(size) for name, s in self._streams().items()}
-
-  def _teachers(self) -> tuple[Any, ...]:
-    """The teachers' variables of the present lesson."""
-    teachers, pacing = self.training.teachers, self.training.teacher_pacing
-    if pacing is None:
-      return tuple(t.variables for t in teachers)
-    share = float(pacing(self.course.step / self.training.total_steps))
-    return tuple(t.at(share) for t in teachers)
-
-  def run(self) -> Outcome:
-    total = self.training.total_steps
-    while self.step < total and not self.course.stopped:
-      self._lesson()
-      if self.training.validation is not None:
-        self._look()
-      else:
-        self.course = self.curriculum.controller.update(self.course, 0.0)
-      self._save(self.step - self.saved >= self._checkpoint_steps())
-    self.state = self.tally.take(self.state)
-    self.tally.drain()
-    self.tally.facts()
-    variables = self.state.variables()
-    if self.training.keep == "best" and self.remembers:
-      weights = self.best
-      variables = weights["ema"] or {
-        k: weights[k] for k in ("params", "batch_stats")
-      }
-    return Outcome(
-      variables,
-      self.state.parts,
-      self.state.dynamics,
-      self.course,
-      self.step,
-      self.tally.totals,
-      self.traces,
-    )
-
-  def _lesson(self) -> None:
-    """The steps that are left of the present lesson."""
-    at = self.course
-    teachers = self._teachers()
-    selection = self.training.selection
-    keep = selection.keep if selection else self.curriculum.batch_size
-    plan = lambda t: self.curriculum.batch(at, t, self.rows)
-    batches = pipeline.stream(
-      self.training.train,
-      plan,
-      self.step,
-      at.lesson_end,
-      augment=self.training.augment,
-      seed=self.curriculum.seed,
-      total_steps=self.training.total_steps,
-    )
-    for batch in batches:
-      self.tally.totals.count(batch, keep)
-      arrays = self.parallel.put_batch(step.device_batch(batch))
-      self.state, _ = self.train_step(self.state, teachers, arrays)
-      self.step += 1
-      if self.step in self.snapshots and self.outlet is not None:
-        self._snapshot(self.snapshots[self.step])
-      if self.outlet is None:
-        continue
-      self.writer.advance(self.step)
-      if self.step % self.outlet.log_steps == 0:
-        self._log()
-      stop = self.outlet.interrupted()
-      if self.step < at.lesson_end:
-        self._save(self.step % self.outlet.checkpoint_steps == 0 or stop)
-        if stop:
-          raise Interrupted
-
-  def _look(self) -> None:
-    """Evaluates, lets the course decide, and does what it says."""
-    self.state = self.tally.take(self.state)
-    self.tally.drain()
-    validation = self.training.validation
-    records = self.evaluator.records(self.state.variables(), validation)
-    self.tally.totals.validated += len(validation.ids)
-    measured = evaluate.measure(records)
-    before = self.course
-    seen = self._seen()
-    self.course = self.curriculum.controller.update(
-      before, measured | self._learned()
-    )
-    if self.course.improved and self.remembers:
-      self.best = _copied(_weights(self.state))
-    if course.ROLL_BACK in self.course.actions:
-      self.state = self.state.replace(**_copied(self.best))
-    scale = self.course.learning_rate_scale
-    if scale != before.learning_rate_scale:
-      self.state = self.state.replace(
-        learning_rate_scale=self.parallel.put(np.float32(scale))
-      )
-    if self.course.schedule_start != before.schedule_start:
-      start = self.parallel.put(np.int32(self.course.schedule_start))
-      self.state = self.state.replace(
-        opt_state=optimizer.restarted(self.state.opt_state),
-        schedule_start=start,
-      )
-    ranked = self._rerank()
-    if self.writer:
-      self.writer.write(
-        {
-          "kind": "lesson",
-          "lesson": before.lesson,
-          **seen,
-          "validation": measured,
-          "actions": [a for a in self.course.actions if a != course.GO_ON],
-          "reasons": list(self.course.reasons),
-          "learning_rate_scale": scale,
-          **ranked,
-        }
-      )
-      if self.outlet.interrupted():
-        self._save(True)
-        raise Interrupted
-
-  def _seen(self) -> dict[str, Any]:
-    """What the last step could see of the order."""
-    low, high = self.curriculum.controller.window(self.course, self.step - 1)
-    active = self.curriculum.active(self.course, self.step - 1)
-    return {"step": self.step, "low": low, "fraction": high, "active": active}
-
-  def _rerank(self) -> dict[str, float]:
-    """Ranks what is still to come by the learner, where that is due."""
-    reranking = self.training.reranking
-    active = self.curriculum.window(self.course, self.step)[1]
-    if (
-      reranking is None
-      or self.course.frozen
-      or self.step >= self.training.total_steps
-      or not reranking.due(self.course.lesson)
-      or (active >= len(self.curriculum.order) and not reranking.everything)
+    for lane, (training, outlet) in enumerate(
+      zip(trainings, outlets, strict=True)
     ):
-      return {}
-    if self.rescorer is not None:
-      self.tally.totals.rescored += len(self.curriculum.order)
-    values = reranking.difficulties(
-      self.state.dynamics.get("rerank"),
-      self.rescorer,
-      self.state.variables(),
-      self.training.train,
-    )
-    self.curriculum, correlation = reranking.apply(
-      self.curriculum, active, values
-    )
-    return {"rank_correlation": correlation}
+      loops.append(Loop(training, parallel, outlet, lanes, lane))
+    return _drive(lanes, [loop.run() for loop in loops])
+  finally:
+    for loop in loops:
+      loop.close()
 
-  def _snapshot(self, share: float) -> None:
-    weights.save(
-      weights.snapshot_path(self.outlet.directory, share),
-      jax.device_get(self.state.variables()),
-      {"stage": self.training.model.name, "share": f"{share:g}"},
-    )
 
-  def _log(self) -> None:
-    """Ends an interval; its line is written when the next one ends."""
-    self.state = self.tally.take(self.state, self._seen())
-
-  def _checkpoint_steps(self) -> int:
-    return self.outlet.checkpoint_steps if self.outlet else 0
-
-  def _save(self, due: bool) -> None:
-    if not due or self.checkpoints is None:
-      return
-    self.tally.drain()
-    # A state that is not finite is never saved.
-    self.tally.check(jax.device_get(self.state.bad_step))
-    self.checkpoints.save(
-      self.step,
-      self._arrays(),
-      {
-        "step": self.step,
-        "course": self.course.to_json(),
-        **self.tally.facts(),
-      },
-    )
-    self.saved = self.step
-
-  def _arrays(self) -> dict[str, Any]:
-    """What a checkpoint holds; the order only where it changes."""
-    arrays = {"state": self.state, "best": self.best}
-    if self.training.reranking is None:
-      return arrays
-    order = self.parallel.put(self.curriculum.order.astype(np.int32))
-    return arrays | {"order": order}
-
-  def _learned(self) -> dict[str, float]:
-    """Training accuracy and loss over the lesson that ends; starts the next."""
-    loss, hits, rows = np.asarray(jax.device_get(self.state.lesson), float)
-    zeros = self.parallel.put(np.zeros(3, np.float32))
-    self.state = self.state.replace(lesson=zeros)
-    rows = max(rows, 1.0)
-    return {"train_accuracy": hits / rows, "train_loss": loss / rows}
-
-  def _restored(self) -> tuple[Totals, dict] | None:
-    found = self.checkpoints.restore(self._arrays())
-    if found is None:
-      return None
-    arrays, facts = found
-    self.state, self.best = arrays["state"], arrays["best"]
-    if "order" in arrays:
-      order = np.asarray(jax.device_get(arrays["order"]), np.int64)
-      self.curriculum = dataclasses.replace(self.curriculum, order=order)
-    self.course = course.CourseState.from_json(facts["course"])
-    self.step = facts["step"]
-    return Totals(**facts["totals"]), facts["interval"]
-
-  def close(self) -> None:
-    if self.checkpoints:
-      self.checkpoints.close()
-    if self.writer:
-      self.writer.close()
+def _drive(
+  lanes: Lanes, runs: Sequence[Generator[Wish, None, Outcome]]
+) -> list[Outcome]:
+  """Takes the steps that loops ask for until all have ended."""
+  outcomes: list[Any] = [None] * len(runs)
+  running = dict(enumerate(runs))
+  interrupted = False
+  while running:
+    wishes = {}
+    for lane in list(running):
+      try:
+        wishes[lane] = next(running[lane])
+      except StopIteration as end:
+        outcomes[lane] = end.value
+        del running[lane]
+      except Interrupted:  # the others are told at their next step
+        interrupted = True
+        del running[lane]
+    if wishes:
+      lanes.step(wishes)
+  if interrupted:
+    raise Interrupted
+  return outcomes

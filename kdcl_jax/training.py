@@ -19,6 +19,10 @@ from kdcl_jax.tally import Totals
 from kdcl_jax.terms import Term
 
 
+class Interrupted(Exception):
+  """The run was asked to stop; what it had done is saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A model to train or to learn from.

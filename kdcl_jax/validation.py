@@ -13,6 +13,7 @@ import numpy as np
 
 from kdcl_jax import (
   augment,
+  lanes,
   models,
   objective,
   optimizer,
@@ -57,7 +58,9 @@ def check(config: Section) -> None:
   if config["data"]["augment"]:
     augment.build(config["data"]["augment"])
   for place, name in enumerate(names):
-    _check_stage(name, config[name], names[:place], names)
+    built = _check_stage(name, config[name], names[:place], names)
+    if config["vmap_seeds"] > 1:
+      lanes.check_terms(built, name)
     if scoring.uses_scorer(config[name]):
       check_scorer(config)
   _check_snapshots(config)
@@ -80,7 +83,8 @@ def check_scorer(config: Section) -> None:
 
 def _check_stage(
   name: str, section: Section, earlier: tuple[str, ...], names: tuple[str, ...]
-) -> None:
+) -> tuple[Term, ...]:
+  """Raises for what is wrong; returns the objective."""
   path = f"config.{name}"
   for teacher in section["teachers"]:
     if teacher not in earlier:
@@ -110,6 +114,7 @@ def _check_stage(
   _check_teacher_pacing(section, path)
   optimizer.build(section["optimizer"], 1000, path=f"{path}.optimizer")
   _check_curriculum(section, f"{path}.curriculum")
+  return built
 
 
 def _check_selection(section: Section, path: str) -> None:

@@ -367,7 +367,7 @@ def test_planning_puts_nothing_on_a_device_and_trains_nothing(monkeypatch):
     raise AssertionError("a plan needs no device")
 
   monkeypatch.setattr(parallel.Parallel, "put", refuse)
-  monkeypatch.setattr(train, "fit", refuse)
+  monkeypatch.setattr(train, "fit_together", refuse)
   before = {id(array) for array in jax.live_arrays()}
   made = planned(config())
   new = [a for a in jax.live_arrays() if id(a) not in before]

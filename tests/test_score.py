@@ -79,16 +79,26 @@ def test_a_survey_has_the_tables_of_a_run_to_the_last_byte(noisy, tmp_path):
     assert surveyed[path] == content, path
 
 
+def trainings(monkeypatch):
+  """A list of the trainings that are done from here on."""
+  fit, found = train.fit_together, []
+
+  def spied(made, *args, **fields):
+    found.extend(made)
+    return fit(made, *args, **fields)
+
+  monkeypatch.setattr(train, "fit_together", spied)
+  return found
+
+
 def test_stages_that_need_other_scores_share_their_trainings(
   tmp_path, monkeypatch
 ):
-  fit, trained = train.fit, []
-  monkeypatch.setattr(
-    train, "fit", lambda t, *a: trained.append(t.model.name) or fit(t, *a)
-  )
+  trained = trainings(monkeypatch)
   scorer = kdcl.scorer(**(SMALL | dict(steps=10)), **FEW)
   run.execute(configured(scorer=scorer), tmp_path)
-  assert trained == ["scorer", "scorer", "losses", "margins"]
+  names = [training.model.name for training in trained]
+  assert names == ["scorer", "scorer", "losses", "margins"]
   values = [
     table(tmp_path, f"scorer_{n}").difficulty for n in ("loss", "margin")
   ]
@@ -224,7 +234,7 @@ def test_shard_map_and_jit_agree(noisy):
   names = ("aum", "data_map", "learned_epoch")
   streams = {name: difficulty.STREAMS[name]() for name in names}
   devices = parallel.create("shard_map", 4)
-  made = scoring.cross_fitted(config, data, devices, seed=0, streams=streams)
+  made = scoring.cross_fitted(config, {0: data}, devices, streams=streams)[0]
   for name in ("scorer_loss", "stream_aum", "stream_data_map"):
     one, two = table(noisy[0], name).difficulty, made.tables[name].difficulty
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
@@ -236,7 +246,7 @@ def test_shard_map_and_jit_agree(noisy):
 def test_a_seed_that_is_done_is_not_computed_again(short, monkeypatch):
   workdir, config, found = short
   before = files_of(workdir / "difficulty")
-  monkeypatch.setattr(train, "fit", no_training)
+  monkeypatch.setattr(train, "fit_together", no_training)
   assert survey.execute(config, workdir) == found
   assert files_of(workdir / "difficulty") == before
 
@@ -259,10 +269,7 @@ def test_another_seed_is_added_and_has_other_labels_so_there_is_no_mean(
 ):
   workdir, config, first = short
   before = files_of(workdir / "difficulty" / "seed_0")
-  fit, trained = train.fit, []
-  monkeypatch.setattr(
-    train, "fit", lambda t, *a: trained.append(t) or fit(t, *a)
-  )
+  trained = trainings(monkeypatch)
   found = survey.execute(config | {"seeds": 2}, workdir)
   assert len(trained) == 2  # the folds of the second seed
   assert files_of(workdir / "difficulty" / "seed_0") == before
@@ -306,10 +313,7 @@ def test_a_later_run_takes_its_order_from_a_table(clean, tmp_path, monkeypatch):
     stages=("student",),
     student=kdcl.stage(**(SMALL | dict(steps=10)), curriculum=course),
   )
-  fit, trained = train.fit, []
-  monkeypatch.setattr(
-    train, "fit", lambda t, *a: trained.append(t) or fit(t, *a)
-  )
+  trained = trainings(monkeypatch)
   run.execute(config, tmp_path)
   (training,) = trained  # no scorer
   order = training.curriculum.order

@@ -102,6 +102,12 @@ def build(
   return module
 
 
+@functools.lru_cache(maxsize=64)
+def _initial(module: nn.Module) -> Callable[..., Any]:
+  """What equal modules share, such as those of several seeds."""
+  return jax.jit(functools.partial(module.init, **_flags(module, False)))
+
+
 def init(module: nn.Module, key: jax.Array, x: Any) -> dict[str, Any]:
   """The initial variables of a module.
 
@@ -113,9 +119,11 @@ def init(module: nn.Module, key: jax.Array, x: Any) -> dict[str, Any]:
   Returns:
     `params` and, where the module has them, `batch_stats`.
   """
-  variables = jax.jit(functools.partial(module.init, **_flags(module, False)))(
-    {"params": key}, x
-  )
+  try:
+    initial = _initial(module)
+  except TypeError:  # a user's module that cannot be hashed
+    initial = _initial.__wrapped__(module)
+  variables = initial({"params": key}, x)
   return {k: variables[k] for k in ("params", "batch_stats") if k in variables}
 
 
