@@ -372,17 +372,21 @@ def ledger(collected: Mapping[str, Any]) -> list[str]:
 
 def how(workdir: pathlib.Path) -> list[str]:
   """Versions and the resolved config."""
-  parts = ["## How it was made"]
-  path = workdir / "environment.json"
-  if path.exists():
-    facts = read_json(path)
-    packages = ", ".join(f"{k} {v}" for k, v in facts["packages"].items())
-    devices = facts["devices"]
-    parts.append(
-      f"Python {facts['python']} on {facts['platform']}; {len(devices)} device"
-      f"{'s' if len(devices) > 1 else ''} ({devices[0]}); {packages}; source"
-      f" revision {facts['revision'] or 'unknown'}."
-    )
+  parts = ["## How it was made", *made_with(workdir / "environment.json")]
   config = json.dumps(read_json(workdir / "config.json"), indent=2)
   parts += ["### Config", f"```json\n{config}\n```"]
   return parts
+
+
+def made_with(path: pathlib.Path) -> list[str]:
+  """Versions and devices, of an `environment.json` that may not be there."""
+  if not path.exists():
+    return []
+  facts = read_json(path)
+  packages = ", ".join(f"{k} {v}" for k, v in facts["packages"].items())
+  devices = facts["devices"]
+  return [
+    f"Python {facts['python']} on {facts['platform']}; {len(devices)} device"
+    f"{'s' if len(devices) > 1 else ''} ({devices[0]}); {packages}; source"
+    f" revision {facts['revision'] or 'unknown'}."
+  ]

@@ -14,14 +14,30 @@ from absl import flags
 from ml_collections import config_flags
 
 from kdcl_jax import config as fields
-from kdcl_jax import environment, train
+from kdcl_jax import environment, hosts, train
 from kdcl_jax.errors import UserError
 
+_MISTAKE = 2  # exit code for a mistake of the user's
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config, as FILE or FILE:VARIANT.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where everything goes that the command writes."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, where a run has several."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes the run has."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which of them this is, from 0."
+)
+_INTERRUPTED_CODE = flags.DEFINE_integer(
+  "interrupted_code",
+  0,
+  "Exit code when asked to end, after saving; for"
+  " launchers, which start again what ends with another code than 0.",
 )
 
 
@@ -29,6 +45,7 @@ def main(
   argv: list[str],
   execute: Callable[[dict[str, Any], pathlib.Path], str],
   temporary: Callable[[], bool] = lambda: False,
+  resolve: Callable[[Any], dict[str, Any]] = fields.resolve,
 ) -> int:
   """Parses the command line and does what the command is there for.
 
@@ -37,34 +54,66 @@ def main(
     execute: (resolved config, working directory) -> what to say at the end.
     temporary: asked once the flags are read: whether a temporary directory
       will do where no --workdir is given.
+    resolve: from what the config file returned to a resolved config.
 
   Returns:
-    The exit code: 0 when it is done or was interrupted and saved, 2 for a
-    mistake of the user's, which is told in one sentence.
+    The exit code: 0 when it is done or (see --interrupted_code) was asked to
+    end and has saved, 2 for a mistake of the user's, which is told in one
+    sentence; of several processes also 75 or 134, when another was lost.
   """
+  quiet_others()
+  failure = 1
+  try:
+    code = _done(argv, execute, temporary, resolve)
+    failure = code if code == _MISTAKE else 0
+  finally:
+    hosts.leave(failure)
+  return code
+
+
+def _done(
+  argv: list[str],
+  execute: Callable[[dict[str, Any], pathlib.Path], str],
+  temporary: Callable[[], bool],
+  resolve: Callable[[Any], dict[str, Any]],
+) -> int:
+  """See `main`."""
+  try:
+    config, workdir = _parsed(argv, temporary, resolve)
+    hosts.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    if not hosts.is_lead():  # which speaks for all
+      logging.getLogger("kdcl_jax").setLevel(logging.WARNING)
+    environment.check_writable(workdir)
+    if _WORKDIR.value:
+      compile_cache(workdir)
+    try:
+      done = execute(config, workdir)
+    except train.Interrupted:
+      if hosts.is_lead():
+        print("Saved; the same command goes on from here.", file=sys.stderr)
+      return _INTERRUPTED_CODE.value
+  except UserError as error:
+    print(f"kdcl_jax: {error}", file=sys.stderr)
+    return _MISTAKE
+  if hosts.is_lead():
+    print(done)
+  return 0
+
+
+def quiet_others() -> None:
+  """Sets up what a process logs: our own lines, and others' warnings."""
   # Over the format of what some of the imported packages have set up.
   logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
   logging.getLogger("kdcl_jax").setLevel(logging.INFO)
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  try:
-    config, workdir = _parsed(argv, temporary)
-    environment.check_writable(workdir)
-    if _WORKDIR.value:
-      _compile_cache(workdir)
-    try:
-      done = execute(config, workdir)
-    except train.Interrupted:
-      print("Saved; the same command goes on from here.", file=sys.stderr)
-      return 0
-  except UserError as error:
-    print(f"kdcl_jax: {error}", file=sys.stderr)
-    return 2
-  print(done)
-  return 0
 
 
 def _parsed(
-  argv: list[str], temporary: Callable[[], bool]
+  argv: list[str],
+  temporary: Callable[[], bool],
+  resolve: Callable[[Any], dict[str, Any]],
 ) -> tuple[dict, pathlib.Path]:
   try:
     rest = flags.FLAGS(argv)
@@ -87,7 +136,7 @@ def _parsed(
     raise UserError(
       "--workdir is missing; give a directory such as runs/digits."
     )
-  config = fields.resolve(_CONFIG.value)
+  config = resolve(_CONFIG.value)
   workdir = _WORKDIR.value or tempfile.mkdtemp(prefix="kdcl_jax_")
   return config, pathlib.Path(workdir).expanduser().absolute()
 
@@ -116,7 +165,7 @@ def _sentence(error: Exception) -> str:
   return " ".join(lines)
 
 
-def _compile_cache(workdir: pathlib.Path) -> None:
+def compile_cache(workdir: pathlib.Path) -> None:
   """Compiled steps are kept beside the run, for its next start and seeds."""
   warnings.filterwarnings("ignore", module="jax._src.compilation_cache")
   if jax.config.jax_compilation_cache_dir is None:

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from kdcl_jax.errors import UserError, did_you_mean
+from kdcl_jax.experiments.schema import EXPERIMENT
 from kdcl_jax.fields import RUN, SCORER, STAGE, Field, Free
 
 
@@ -57,13 +58,13 @@ def stage(**fields: Any) -> ml_collections.ConfigDict:
     >>> stage(steps=100, model=dict(name="mlp")).batch_size
     64
   """
-  merged = _merged(_defaults(STAGE), _plain(fields))
+  merged = _merged(_defaults(STAGE), plain(fields))
   return _config_dict(merged | {"objective": _objective(merged)})
 
 
 def scorer(**fields: Any) -> ml_collections.ConfigDict:
   """A complete section for the models that score difficulty out of fold."""
-  merged = _merged(_defaults(SCORER), _plain(fields))
+  merged = _merged(_defaults(SCORER), plain(fields))
   return _config_dict(merged | {"objective": _objective(merged)})
 
 
@@ -82,7 +83,7 @@ def run(**fields: Any) -> ml_collections.ConfigDict:
     >>> config.teacher.steps, config.data.source
     (10, 'digits')
   """
-  merged = _merged(_defaults(RUN), _plain(fields))
+  merged = _merged(_defaults(RUN), plain(fields))
   if not merged["scorer"]["objective"]:
     merged["scorer"]["objective"] = _objective(merged["scorer"])
   return _config_dict(merged)
@@ -97,14 +98,36 @@ def _objective(section: Mapping) -> dict:
   return objective
 
 
-def _plain(tree: Any) -> Any:
+def experiment(**fields: Any) -> ml_collections.ConfigDict:
+  """A complete config of an experiment: runs to be tuned and compared.
+
+  Args:
+    **fields: values of `kdcl_jax.experiments.schema.EXPERIMENT`: in `runs` a
+      complete config (see `run`) under the name of each cell, and `tuning`,
+      `claims` and `groups` as docs/experiments.md describes them.
+
+  Returns:
+    A `ConfigDict` with every field.
+
+  Example:
+    >>> short = run(stages=("student",), student=stage(steps=10))
+    >>> experiment(runs=dict(short=short)).tuning.field
+    'optimizer.learning_rate'
+  """
+  # A ConfigDict sorts its keys, so that the sequence has a field of its own.
+  cells = {"cells": tuple(fields.get("runs", ()))}
+  merged = _merged(_defaults(EXPERIMENT) | cells, plain(fields))
+  return _config_dict(merged)
+
+
+def plain(tree: Any) -> Any:
   """ConfigDicts, dicts, tuples and lists as dicts and tuples."""
   if isinstance(tree, ml_collections.ConfigDict):
     tree = tree.to_dict()
   if isinstance(tree, Mapping):
-    return {key: _plain(value) for key, value in tree.items()}
+    return {key: plain(value) for key, value in tree.items()}
   if isinstance(tree, list | tuple):
-    return tuple(_plain(value) for value in tree)
+    return tuple(plain(value) for value in tree)
   return tree
 
 
@@ -120,7 +143,7 @@ def resolve(config: Mapping) -> dict:
   Raises:
     UserError: for an unknown field, a wrong type or a value out of range.
   """
-  config = _plain(config)
+  config = plain(config)
   names = config.get("stages", RUN["stages"].default)
   if isinstance(names, str):
     names = (names,)
@@ -145,7 +168,7 @@ def resolve(config: Mapping) -> dict:
   unused = [k for k in config if k not in schema and _is_stage(config[k])]
   for name in unused:  # a section that this variant of the config does not use
     config.pop(name)
-  resolved = _checked(config | {"stages": names}, schema, "config")
+  resolved = checked(config | {"stages": names}, schema, "config")
   for name in (*names, "scorer"):
     resolved[name]["objective"] = _objective(resolved[name])
   return resolved
@@ -155,7 +178,20 @@ def _is_stage(section: Any) -> bool:
   return isinstance(section, dict) and {"model", "objective"} <= set(section)
 
 
-def _checked(value: Any, schema: Any, path: str) -> Any:
+def checked(value: Any, schema: Any, path: str) -> Any:
+  """A section as its schema has it, completed with the defaults.
+
+  Args:
+    value: nested plain dictionaries and tuples.
+    schema: a `Field`, a `Free` section, or a mapping of schemas by name.
+    path: the section's name in messages.
+
+  Returns:
+    The same, whole.
+
+  Raises:
+    UserError: for an unknown field, a wrong type or a value out of range.
+  """
   if isinstance(schema, Field):
     return _checked_leaf(value, schema, path)
   if not isinstance(value, dict):
@@ -168,11 +204,11 @@ def _checked(value: Any, schema: Any, path: str) -> Any:
           f"{path}.{key} is no known field{did_you_mean(key, fields)}; the"
           f" fields of {path} are {', '.join(fields)}."
         )
-  checked = {
-    key: _checked(value.get(key, _defaults(field)), field, f"{path}.{key}")
+  whole = {
+    key: checked(value.get(key, _defaults(field)), field, f"{path}.{key}")
     for key, field in fields.items()
   }
-  return {key: value[key] for key in value if key not in fields} | checked
+  return {key: value[key] for key in value if key not in fields} | whole
 
 
 def _checked_leaf(value: Any, field: Field, path: str) -> Any:

@@ -41,14 +41,19 @@ def check_writable(workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def only_process(workdir: pathlib.Path) -> Iterator[None]:
+def only_process(workdir: pathlib.Path, name: str = "") -> Iterator[None]:
   """Holds the working directory for this process.
+
+  Args:
+    workdir: the directory.
+    name: of the lock; '' is that of this host, for which JAX must be started.
 
   Raises:
     UserError: where another process holds it.
   """
   check_writable(workdir)
-  with (workdir / f".lock_{jax.process_index()}").open("w") as lock:
+  name = name or str(jax.process_index())
+  with (workdir / f".lock_{name}").open("w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -68,18 +73,9 @@ def record(
     UserError: where the directory belongs to a run with another config or
       other data; fields that may change are `kdcl_jax.fields.CHANGEABLE`.
   """
-  present = plain(config)
+  check_unchanged(config, workdir)
   path = workdir / "config.json"
   if path.exists():
-    changed = list(_differences(read_json(path), present, "config"))
-    if changed:
-      field, old, new = changed[0]
-      others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-      raise UserError(
-        f"{field} is {new!r}{others}, but the run in {str(workdir)!r} was begun"
-        f" with {old!r}; give another --workdir, or take the change back (what"
-        f" may change in a run is {', '.join(CHANGEABLE)})."
-      )
     before = read_json(workdir / "environment.json").get("data", {})
     if before.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
       raise UserError(
@@ -89,7 +85,27 @@ def record(
       )
   if jax.process_index() == 0:
     write_json(workdir / "environment.json", describe(dataset))
-    write_json(path, present)
+    write_json(path, plain(config))
+
+
+def check_unchanged(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
+  """Checks that a run's directory, if it has been begun, is of this config.
+
+  Raises:
+    UserError: where a field has changed that may not.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  changed = list(_differences(read_json(path), plain(config), "config"))
+  if changed:
+    field, old, new = changed[0]
+    others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    raise UserError(
+      f"{field} is {new!r}{others}, but the run in {str(workdir)!r} was begun"
+      f" with {old!r}; give another --workdir, or take the change back (what"
+      f" may change in a run is {', '.join(CHANGEABLE)})."
+    )
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

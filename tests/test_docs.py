@@ -12,7 +12,7 @@ import pytest
 from kdcl_jax import losses
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
-WITH_CODE = ("borrowing.md",)
+WITH_CODE = ("borrowing.md", "experiments.md")
 
 
 @functools.cache
