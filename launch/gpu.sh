@@ -2,31 +2,34 @@
 # Runs a config on a GPU host and fetches the report; see launch/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
+. launch/common.sh
 
-: "${HOST:?set HOST to the ssh name of the GPU host}"
-: "${CONFIG:?set CONFIG to a config, such as configs/digits.py}"
-: "${EXTRA:=cuda}"
-name=$(basename "$CONFIG" | sed 's/[.]py:/_/; s/[.]py$//')
+need HOST "the ssh name of the GPU host"
+need CONFIG "a config, such as configs/digits.py"
+name=$(name_of "$CONFIG")
 workdir=${WORKDIR:-runs/$name}
-read -r -a args <<<"${ARGS:-}"
+folder=kdcl_jax_run
+connect=(ssh -o ServerAliveInterval=30 "$HOST")
 
-run() {
-  printf '+ %q' "$1"
-  printf ' %q' "${@:2}"
-  printf '\n'
-  if [ "${DRY_RUN:-0}" != 1 ]; then "$@"; fi
-}
-
-archive=$(mktemp)
-trap 'rm -f "$archive"' EXIT
-run git archive --output="$archive" --format=tar HEAD
-run ssh "$HOST" "mkdir -p kdcl_jax_run"
-run scp "$archive" "$HOST:kdcl_jax_run/source.tar"
-command="cd kdcl_jax_run && tar -xf source.tar && python3 -m venv .venv"
-command+=" && . .venv/bin/activate && pip install -q -e '.[$EXTRA]'"
-command+=" && python -m kdcl_jax.main --config=$(printf '%q' "$CONFIG")"
-command+=" --workdir=$(printf '%q' "runs/$name")"
-for argument in "${args[@]}"; do command+=" $(printf '%q' "$argument")"; done
-run ssh "$HOST" "$command"
+archive=$(mktemp -d)
+trap 'rm -rf "$archive"' EXIT
+run git archive --output="$archive/source.tar" --format=tar HEAD
+run "${connect[@]}" "mkdir -p $folder"
+run scp -q "$archive/source.tar" "$HOST:$folder/source.tar"
+command="cd $folder && if flock -n run.lock true; then tar -xf source.tar; fi"
+command+=" && bash launch/remote.sh $(quoted "${EXTRA:-cuda}" \
+  "${RUNS:-runs}/$name" "$CONFIG" "${arguments[@]}")"
+code=0
+run "${connect[@]}" "$command" || code=$?
+case $code in
+  0) ;;
+  255) say "the connection is lost; run this again to follow the run." ;;
+  75) say "the run was interrupted and has saved; run this again to go on." ;;
+  *) say "the run ended with exit code $code; its log is above." ;;
+esac
+if [ "$code" != 0 ]; then exit "$code"; fi
+run scp -q "$HOST:$folder/report.tar.gz" "$archive/report.tar.gz"
 run mkdir -p "$workdir"
-run scp -r "$HOST:kdcl_jax_run/runs/$name/{report.html,results.json,export}" "$workdir"
+run tar -C "$workdir" -xzf "$archive/report.tar.gz"
+say "the report is $workdir/report.html."
