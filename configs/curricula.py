@@ -18,6 +18,7 @@ TEACHER = dict(name="mlp", widths=(256, 256))
 STUDENT = dict(name="mlp", widths=(12,))
 LINEAR = dict(name="linear", start=0.3, reach=0.5)
 QUARTERS = dict(name="baby_steps", buckets=4, reach=0.75)
+BUCKETS = dict(name="constant")  # which a bandit chooses by itself
 HALF = dict(start=0.3, end=0.7)
 
 
@@ -37,8 +38,8 @@ RECORDS = {
   "freeze": course(freeze={}),
   "rerank": course(rerank={}),
   "rerank_freeze": course(rerank={}, freeze={}),
-  "bandit": course(bandit={}),
-  "bandit_exp3s": course(bandit=dict(policy="exp3s", rate=0.5)),
+  "bandit": course(pacing=BUCKETS, bandit={}),
+  "bandit_exp3s": course(pacing=BUCKETS, bandit=dict(policy="exp3s", rate=0.5)),
   "restarts": course(restart_learning_rate=dict(factor=0.9)),
 }
 # How much each counts, and which rows of a larger batch are trained on.

@@ -2,9 +2,9 @@
 
 A course is cut into lessons. At the end of each the stage is evaluated on its
 validation split, and `update` decides: go on, hold the fraction, freeze the
-course and roll back, scale the learning rate, stop. States are immutable and
-hold plain numbers, so they go into a checkpoint as JSON, and a resumed run
-decides as the undisturbed one would have.
+course and roll back, scale the learning rate, change the teacher, stop. States
+are immutable and hold plain numbers, so they go into a checkpoint as JSON, and
+a resumed run decides as the undisturbed one would have.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from kdcl_jax import rates
 from kdcl_jax.bandit import Bandit, reward_of
 from kdcl_jax.course import (
+  ADVANCE,
   CHOOSE,
   FREEZE,
   GO_ON,
   HOLD,
-  REDUCE,
   ROLL_BACK,
   STOP,
   CourseState,
@@ -43,6 +44,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
   "restart_learning_rate": {"factor": 1.0, "floor": 0.01},
   # End the stage when validation accuracy has not improved for `patience`.
   "stop": {"patience": 5},
+  # Go on to the next snapshot of the teachers, and in the end to the teachers
+  # as they ended, when validation accuracy has not improved for `patience`.
+  "advance_teacher": {"patience": 2},
   # Train each lesson on one bucket of the order, chosen by what earlier lessons
   # brought; see `kdcl_jax.bandit`. Takes the place of the pacing.
   "bandit": {
@@ -73,10 +77,12 @@ class Controller:
     boundaries: steps at which lessons end if nothing is held, the last one
       being `total_steps`.
     validation_size: records in the validation split.
-    freeze, hold, reduce_learning_rate, restart_learning_rate, stop, bandit: the
-      options of each action, with `on`; see `kdcl_jax.fields.CURRICULUM`.
+    freeze, hold, reduce_learning_rate, restart_learning_rate, stop,
+      advance_teacher, bandit: the options of each action, with `on`; see
+      `kdcl_jax.fields.CURRICULUM`.
     low: lower end of the active window as a function of progress; None for 0.
     seed: keys the bandit's draws.
+    snapshots: of the teacher that has most of them.
   """
 
   pacing: Pacing
@@ -88,9 +94,11 @@ class Controller:
   reduce_learning_rate: Mapping[str, Any]
   restart_learning_rate: Mapping[str, Any]
   stop: Mapping[str, Any]
+  advance_teacher: Mapping[str, Any]
   bandit: Mapping[str, Any]
   low: Pacing | None = None
   seed: int = 0
+  snapshots: int = 0
 
   def init(self) -> CourseState:
     """The state at step 0."""
@@ -161,7 +169,9 @@ class Controller:
         best_low=low,
         best_step=end,
       )
-    new = self._restarted(self._reduced(new, metric))
+    new = rates.reduced(new, self.reduce_learning_rate, metric)
+    new = rates.restarted(new, self.restart_learning_rate)
+    new = self._advanced(new)
     if self.freeze["on"] and new.worse >= self.freeze["patience"]:
       new = dataclasses.replace(
         new,
@@ -250,44 +260,29 @@ class Controller:
       ),
     )
 
-  def _restarted(self, new: CourseState) -> CourseState:
-    """Starts the learning rate's schedule again."""
-    option = self.restart_learning_rate
-    if not option["on"]:
+  def _advanced(self, new: CourseState) -> CourseState:
+    """Hands the stage on to its teachers' next snapshots."""
+    option = self.advance_teacher
+    if (
+      not option["on"]
+      or new.stale < option["patience"]
+      or new.teacher >= self.snapshots
+      or new.step >= self.total_steps
+    ):
       return new
-    scale = new.learning_rate_scale * option["factor"]
-    least = min(option["floor"], new.learning_rate_scale)
-    return dataclasses.replace(
-      new, schedule_start=new.step, learning_rate_scale=max(scale, least)
-    )
-
-  def _reduced(
-    self, new: CourseState, metric: Mapping[str, float]
-  ) -> CourseState:
-    """Scales the learning rate when validation loss has stopped improving."""
-    option = self.reduce_learning_rate
-    if not option["on"]:
-      return new
-    loss = float(metric["loss"])
-    better = loss < new.best_loss
-    new = dataclasses.replace(
-      new,
-      best_loss=min(loss, new.best_loss),
-      not_better=0 if better else new.not_better + 1,
-    )
-    scale = max(new.learning_rate_scale * option["factor"], option["floor"])
-    if new.not_better < option["patience"] or scale >= new.learning_rate_scale:
-      return new
+    place = new.teacher + 1
+    to = "the teacher as it ended"
+    if place < self.snapshots:
+      to = f"snapshot {place + 1} of {self.snapshots} of the teacher"
     return dataclasses.replace(
       new,
-      learning_rate_scale=scale,
-      not_better=0,
-      actions=(*new.actions, REDUCE),
+      teacher=place,
+      stale=0,
+      actions=(*new.actions, ADVANCE),
       reasons=(
         *new.reasons,
-        f"validation loss {loss:.4f} has not improved on {new.best_loss:.4f}"
-        f" for {option['patience']} lessons: learning rate times"
-        f" {scale / new.learning_rate_scale:.3g}",
+        f"no better validation accuracy than {new.best_accuracy:.3f} for"
+        f" {new.stale} lessons: on to {to}",
       ),
     )
 
@@ -354,6 +349,7 @@ def build(
   options: Mapping[str, Mapping[str, Any]] | None = None,
   low: Pacing | None = None,
   seed: int = 0,
+  snapshots: int = 0,
 ) -> Controller:
   """A controller from the options of a curriculum.
 
@@ -369,6 +365,7 @@ def build(
       action that is not named is off.
     low: lower end of the active window as a function of progress; None for 0.
     seed: keys the bandit's draws.
+    snapshots: of the teacher that has most of them, for `advance_teacher`.
 
   Returns:
     A controller; `init` and `update` are pure.
@@ -389,6 +386,7 @@ def build(
     validation_size=validation_size,
     low=low,
     seed=seed,
+    snapshots=snapshots,
     **{
       name: {"on": False} | values | dict(options.get(name, {}))
       for name, values in OPTIONS.items()

@@ -14,6 +14,7 @@ ROLL_BACK = "roll_back"
 REDUCE = "reduce_learning_rate"
 STOP = "stop"
 CHOOSE = "choose_bucket"
+ADVANCE = "advance_teacher"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,9 @@ class CourseState:
       far.
     worse: consecutive validations beyond the tolerance below the best.
     best_loss, not_better: for `reduce_learning_rate`.
-    stale: validations since the best accuracy, for `stop`.
+    stale: validations since the best accuracy, or since the teachers' next
+      snapshots have taken over, for `stop` and `advance_teacher`.
+    teacher: how many snapshots of its teachers the stage has been through.
     stopped: whether the stage ends here.
     improved: whether this validation is the best so far.
     accuracy: the latest validation accuracy; -inf before the first.
@@ -65,6 +68,7 @@ class CourseState:
   best_loss: float = math.inf
   not_better: int = 0
   stale: int = 0
+  teacher: int = 0
   stopped: bool = False
   improved: bool = False
   accuracy: float = -math.inf

@@ -141,12 +141,14 @@ class Curriculum:
     controller: the pacing and what validation does to it.
     seed: keys the passes and the augmentation.
     batch_size: rows of the global batch.
+    anti: whether the hardest come first.
   """
 
   order: np.ndarray
   controller: Controller
   seed: int
   batch_size: int
+  anti: bool = False
 
   def window(self, state: CourseState, step: int) -> tuple[int, int]:
     """m(t) and n(t): active are the ranks from m(t) to below n(t)."""
@@ -197,6 +199,17 @@ class Curriculum:
       return ids[row], visits[row], present[row]
 
     return at
+
+  def ranks(self) -> Callable[[np.ndarray], np.ndarray]:
+    """Record ids -> float32 ranks by the present order.
+
+    0 is the easiest and 1 the hardest, which an `anti` order has first.
+    """
+    size = len(self.order)
+    share = np.arange(size) / max(size - 1, 1)
+    known = np.zeros(int(self.order.max()) + 1, np.float32)
+    known[self.order] = 1 - share if self.anti else share
+    return known.__getitem__
 
 
 def reranked(

@@ -1,5 +1,6 @@
 """A model's view of every record of a split, exact for any split size."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdcl_jax import metrics, pipeline, step
+from kdcl_jax import difficulty, metrics, pipeline, step
 from kdcl_jax.curriculum import local_rows
 from kdcl_jax.dataset import Split
 from kdcl_jax.parallel import Parallel
@@ -20,7 +21,12 @@ def _compiled(
   parallel: Parallel,
 ) -> Callable[..., Any]:
   """What equal models share, such as those of several seeds."""
-  body = step.record_body(forward, dict(scores))
+  asked = {need for _, score in scores for need in difficulty.needs_of(score)}
+  if "forward" in asked and parallel.devices > 1:
+    # XLA splits the gradients of single examples through convolutions wrongly
+    # over devices (seen with JAX 0.10), and each device has its own anyway.
+    parallel = dataclasses.replace(parallel, mode="shard_map", fsdp=0)
+  body = step.record_body(forward, dict(scores), parallel.axis_name)
   return parallel.partition(body, constants=1, row_outputs=True)
 
 
@@ -80,11 +86,12 @@ class Evaluator:
       unreadable.append(batch["id"][batch["unreadable"]])
       batch = self._parallel.put_batch(step.device_batch(batch))
       results.append(self._run(variables, batch))
-    results = jax.device_get(results)
-    gathered = {
-      name: np.concatenate([r[name] for r in results])[: len(ids)]
-      for name in results[0]
-    }
+      if len(results) > 1:  # the devices keep one batch of rows
+        results[-2] = jax.device_get(results[-2])
+    results[-1] = jax.device_get(results[-1])
+    gathered = jax.tree.map(
+      lambda *parts: np.concatenate(parts)[: len(ids)], *results
+    )
     return {
       "record_id": ids,
       "label": split.labels[ids],

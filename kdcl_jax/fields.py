@@ -153,7 +153,8 @@ CURRICULUM = {
   "balanced": _flag(False),  # as many of each class in every part of the order
   "difficulty": {
     "source": _one_of("scorer", "teacher", "file"),
-    "score": Field("loss", "the name of a score in kdcl_jax.difficulty.SCORES"),
+    # A name in kdcl_jax.difficulty.SCORES or MODEL_SCORES, or a dotted path.
+    "score": Field("loss", "the name of a score of kdcl_jax.difficulty"),
     "path": _text(),
   },
   "pacing": Free(
@@ -188,6 +189,11 @@ CURRICULUM = {
   "stop": {
     "on": _flag(False),
     "patience": _whole(OPTIONS["stop"]["patience"], 1),
+  },
+  # In place of teacher_pacing: the next snapshot when validation says so.
+  "advance_teacher": {
+    "on": _flag(False),
+    "patience": _whole(OPTIONS["advance_teacher"]["patience"], 1),
   },
   # Rank the records anew at every so many lesson ends, those not active yet or
   # all, by the stage's own model: as it evaluates them then (`score`), or by
@@ -254,8 +260,8 @@ STAGE = {
 
 SCORER = STAGE | {
   "folds": _whole(2, 2),
-  # Names in kdcl_jax.difficulty.SCORES (or dotted paths) and in STREAMS; () for
-  # all that there are.
+  # Names in kdcl_jax.difficulty.SCORES and MODEL_SCORES (or dotted paths), and
+  # in STREAMS; () for all of SCORES and of STREAMS.
   "scores": _names(),
   "streams": _names(),
 }
@@ -272,7 +278,12 @@ RUN = {
   ),
   "data": DATA,
   "scorer": SCORER,
-  "parallel": {"mode": _one_of("jit", "shard_map"), "devices": _whole(0)},
+  "parallel": {
+    "mode": _one_of("jit", "shard_map"),
+    "devices": _whole(0),
+    # Arrays of at least so many elements are split over the devices.
+    "fsdp": _whole(0),
+  },
   "log_steps": _whole(50, 1),
   "checkpoint_steps": _whole(1000, 1),
   "tensorboard": _flag(True),

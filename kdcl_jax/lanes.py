@@ -127,6 +127,13 @@ class Lanes:
     arrays = self._parallel.put_batch(batch, lanes=True)
     self._stack, _ = self._step(self._stack, self._taught[1], arrays)
 
+  def lowered(
+    self, state: TrainState, batch: Mapping[str, np.ndarray]
+  ) -> jax.stages.Lowered:
+    """The step of one training without teachers, to look at its program."""
+    arrays = self._parallel.put_batch(step.device_batch(batch))
+    return self._step.lower(state, (), arrays)
+
   @property
   def _range(self) -> range:
     return range(self._width)

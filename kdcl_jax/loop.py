@@ -146,6 +146,8 @@ class Loop:
   def _teachers(self) -> tuple[Any, ...]:
     """The teachers' variables of the present lesson."""
     teachers, pacing = self.training.teachers, self.training.teacher_pacing
+    if self.curriculum.controller.advance_teacher["on"]:
+      return tuple(t.after(self.course.teacher) for t in teachers)
     if pacing is None:
       return tuple(t.variables for t in teachers)
     share = float(pacing(self.course.step / self.training.total_steps))
@@ -187,6 +189,9 @@ class Loop:
     selection = self.training.selection
     keep = selection.keep if selection else self.curriculum.batch_size
     plan = self.curriculum.plan(at, self.step, at.lesson_end, self.rows)
+    rank = None
+    if any(term.slopes for term in self.training.terms):
+      rank = self.curriculum.ranks()
     batches = pipeline.stream(
       self.training.train,
       plan,
@@ -195,6 +200,7 @@ class Loop:
       augment=self.training.augment,
       seed=self.curriculum.seed,
       total_steps=self.training.total_steps,
+      rank=rank,
     )
     for batch in batches:
       self.tally.totals.count(batch, keep)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from kdcl_jax import projectors
 from kdcl_jax import reweighting as weightings
 from kdcl_jax.errors import UserError, did_you_mean
+from kdcl_jax.losses.reductions import all_sum
 from kdcl_jax.reweighting import Reweighting
 from kdcl_jax.terms import Term
 
@@ -34,11 +35,6 @@ class Evaluation(NamedTuple):
   distillation: jax.Array
   values: dict[str, jax.Array]
   state: Parts
-
-
-def all_sum(value: jax.Array, axis_name: str | None) -> jax.Array:
-  """The sum over devices where an axis is given, the value itself otherwise."""
-  return jax.lax.psum(value, axis_name) if axis_name else value
 
 
 def evaluate(
@@ -63,7 +59,8 @@ def evaluate(
     student: the student's `logits`, `taps` and `inputs`.
     teachers: each teacher's `logits`, `taps` and `variables`.
     batch: `label`, `weight`, `id`, and `mix_label` and `mix` where inputs are
-      mixed: a loss with labels is `mix * l(label) + (1 - mix) * l(mix_label)`.
+      mixed: a loss with labels is `mix * l(label) + (1 - mix) * l(mix_label)`;
+      `rank` where a term has slopes.
     progress: share of the stage that is done, in [0, 1].
     axis_name: the mesh axis under `shard_map`.
     parts: the projectors' variables, see `init_parts`.
@@ -89,6 +86,8 @@ def evaluate(
   task = distillation = jnp.zeros((), jnp.float32)
   for term in terms:
     options = {k: value(progress) for k, value in term.options.items()}
+    for keyword, slope in term.slopes.items():
+      options[keyword] = slope(progress, batch["rank"])
     if term.relational:
       options |= {"where": weight > 0, "axis_name": axis_name}
     results, auxiliaries = [], []

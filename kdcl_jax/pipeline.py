@@ -15,6 +15,7 @@ from kdcl_jax.dataset import Split
 # step -> (record ids, visits, present), each [rows]
 Plan = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 Augment = Callable[[dict, int, float], dict]  # rows, seed, progress
+Ranks = Callable[[np.ndarray], np.ndarray]  # record ids -> ranks in [0, 1]
 
 
 def stream(
@@ -27,6 +28,7 @@ def stream(
   seed: int = 0,
   total_steps: int = 1,
   threads: int | None = None,
+  rank: Ranks | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the batches of steps [start, stop) as dictionaries of arrays.
 
@@ -41,11 +43,12 @@ def stream(
     total_steps: length of the stage, of which `step / total_steps` is done.
     threads: reader threads; 0 reads in the caller's thread. None is 2, or 0
       where there is nothing to do but to take rows out of memory.
+    rank: from `kdcl_jax.curriculum.Curriculum.ranks`; None to leave it out.
 
   Yields:
     The records' arrays and `label` [rows], with `id` and `visit` (int64),
-    `weight` (float32, 0 for padding and unreadable records) and `unreadable`
-    (bool).
+    `weight` (float32, 0 for padding and unreadable records), `unreadable`
+    (bool), and `rank` (float32) if asked for.
   """
 
   def batch(step: int) -> dict[str, np.ndarray]:
@@ -58,6 +61,8 @@ def stream(
       "weight": (present & readable).astype(np.float32),
       "unreadable": present & ~readable,
     }
+    if rank is not None:
+      rows["rank"] = rank(ids)
     return augment(rows, seed, step / total_steps) if augment else rows
 
   if threads is None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcl_jax import (
   controller,
+  examiner,
   forecast,
   models,
   parallel,
@@ -32,6 +33,8 @@ _MAY = {
   "hold": "hold may keep a share for longer",
   "reduce_learning_rate": "reduce_learning_rate may lower the learning rate",
   "stop": "stop may end the stage early, which takes less",
+  "advance_teacher": "advance_teacher lets validation decide which snapshot of"
+  " its teachers teaches",
   "bandit": "the bandit chooses the windows, of which one course is drawn",
   "rerank": "rerank changes the order; the classes are those of the first one",
 }
@@ -143,6 +146,11 @@ def make(
   )
 
 
+def passes_of(scoring: Mapping[str, int]) -> int:
+  """Forward passes that what scoring takes amounts to."""
+  return scoring["scoring_forwards"] + BACKWARD * scoring["scoring_backwards"]
+
+
 def needs_table(section: Section) -> bool:
   """Whether a stage's order comes from difficulties."""
   return section["curriculum"]["order"] not in ("none", "random")
@@ -192,12 +200,35 @@ class _Planner:
     if scoring.uses_scorer(section):
       if self.scorer is None:
         self._scored = self._cross_fitting()
-      return self._scored
+      ledger, flops = self._scored
+      others = self.config["scorer"]["folds"] - 1
+      more = self._further(section, others)
+      each = self.scorer.compute.flops_per_example
+      return (
+        {kind: ledger[kind] + more[kind] for kind in ledger},
+        flops + each * passes_of(more),
+      )
     if section["curriculum"]["difficulty"]["source"] == "file":
       return {}, 0.0
-    records = len(self.dataset.train.ids)
+    more = self._further(section, 1)
+    more["scoring_forwards"] += len(self.dataset.train.ids)
     each = [self._flops(teacher) for teacher in training.teachers]
-    return {"scoring_forwards": records * len(each)}, float(records * sum(each))
+    cost = {kind: count * len(each) for kind, count in more.items() if count}
+    return cost, float(passes_of(more) * sum(each))
+
+  def _further(self, section: Section, models: int) -> dict[str, int]:
+    """What a stage's score costs beside a pass of each record.
+
+    The records that some models together were trained on are `models` times
+    those of the data.
+    """
+    name = section["curriculum"]["difficulty"]["score"]
+    records = len(self.dataset.train.ids)
+    passes = examiner.further_passes(
+      {name: stages.score_of(name, name)}, records, models * records
+    )
+    kinds = "scoring_forwards", "scoring_backwards"
+    return dict(zip(kinds, passes, strict=True))
 
   def _cross_fitting(self) -> tuple[dict[str, int], float]:
     """Plans the scorer; returns what all its folds cost."""

@@ -20,7 +20,8 @@ CURVES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _finite(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite number, and no flag."""
   number = isinstance(value, int | float) and not isinstance(value, bool)
   return number and math.isfinite(value)
 
@@ -72,7 +73,7 @@ def build(spec: Any, path: str) -> Callable[[Any], Any]:
   }
   values = spec.get("values")
   if values is not None:
-    if not isinstance(values, list | tuple) or not all(map(_finite, values)):
+    if not isinstance(values, list | tuple) or not all(map(is_number, values)):
       values = ()
     if not values:
       raise UserError(
@@ -81,7 +82,7 @@ def build(spec: Any, path: str) -> Callable[[Any], Any]:
     numbers |= {"start": 0, "end": len(values)}
   for key in ("start", "end", "begin", "reach"):
     value = numbers.get(key)
-    if not _finite(value):
+    if not is_number(value):
       raise UserError(f"{path}.{key} is {value!r}, expected a number.")
   begin, reach = numbers["begin"], numbers["reach"]
   if not 0 <= begin < reach:

@@ -8,15 +8,15 @@ steps of its trainings how it went with the others (streams, in fold).
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from kdcl_jax import difficulty, evaluate, lookup, npz, stages, tables, train
+from kdcl_jax import difficulty, examiner, lookup, npz, stages, tables, train
 from kdcl_jax.dataset import Dataset, Split
 from kdcl_jax.difficulty import Stream, data_map_of
+from kdcl_jax.difficulty.requirements import Score
 from kdcl_jax.difficulty.streams import DataMapState
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.randomness import permute
@@ -26,7 +26,6 @@ from kdcl_jax.writers import write_bytes
 
 log = logging.getLogger(__name__)
 
-Score = Callable[..., jax.Array]
 _FOLDS = 0xF01D
 _MAP = "data_map"
 
@@ -202,8 +201,10 @@ class _Fitting:
     data, scores, place = self._dataset.train, self._scores, self._parallel
     model = dataclasses.replace(training.model, variables=outcome.variables)
     left_out = data.ids[self._part == fold]
-    self._own.append(_rows(model, data, left_out, scores, place))
-    self._test.append(_rows(model, self._dataset.test, None, scores, place))
+    trained_on = data, data.ids[self._part != fold]
+    looking = examiner.Examiner(model, scores, place, support=trained_on)
+    self._own.append(looking.rows(data, left_out))
+    self._test.append(looking.rows(self._dataset.test))
     for name, stream in self._streams.items():
       self._in_fold[name].add(
         self._part != fold, stream, outcome.dynamics[name]
@@ -223,17 +224,15 @@ class _Fitting:
       "epochs": section["epochs"],
       "fingerprint": self._dataset.fingerprint,
       "folds": section["folds"],
-      "ledger": {
-        "scoring_forwards": len(data.ids),
-        "scoring_backwards": self._spent["training_backwards"],
-      },
+      "ledger": self._cost({}),
     }
     made = {}
-    for name in self._scores:
-      about = facts | {"score": name}
-      mean = sum(of[_key(name)] / models for of in self._test)
+    for name, score in self._scores.items():
+      about = facts | {"score": name, "ledger": self._cost({name: score})}
+      key = examiner.key(name)
+      mean = sum(of[key] / models for of in self._test)
       made |= {
-        f"scorer_{name}": tables.of_split(data, rows.pop(_key(name)), about),
+        f"scorer_{name}": tables.of_split(data, rows.pop(key), about),
         f"scorer_{name}_test": tables.of_split(test, mean, about),
       }
     for name, seen in self._in_fold.items():
@@ -243,12 +242,29 @@ class _Fitting:
       tables=made,
       records=rows,
       data_map=self._in_fold[_MAP].map() if _MAP in self._in_fold else {},
-      ledger=self._spent
-      | {
-        "scoring_forwards": len(data.ids),
-        "test_forwards": models * len(test.ids),
-      },
+      ledger=self._ledger(models * len(test.ids)),
     )
+
+  def _cost(self, scores: Mapping[str, Score]) -> dict[str, int]:
+    """What the training records' scores cost, with the trainings."""
+    records = len(self._dataset.train.ids)
+    others = (self._section["folds"] - 1) * records
+    forwards, backwards = examiner.further_passes(scores, records, others)
+    backwards += self._spent["training_backwards"]
+    return {
+      "scoring_forwards": records + forwards,
+      "scoring_backwards": backwards,
+    }
+
+  def _ledger(self, tested: int) -> dict[str, int]:
+    """Everything that went through the models, with no column of zeros."""
+    cost = self._cost(self._scores)
+    backwards = cost["scoring_backwards"] - self._spent["training_backwards"]
+    further = examiner.further_passes(self._scores, tested, 0)
+    ledger = self._spent | {"scoring_forwards": cost["scoring_forwards"]}
+    ledger |= {"scoring_backwards": backwards} if backwards else {}
+    ledger |= {"test_forwards": tested + further[0]}
+    return ledger | ({"test_backwards": further[1]} if further[1] else {})
 
 
 def by_models(
@@ -260,45 +276,23 @@ def by_models(
   parallel: Parallel,
   provenance: dict[str, Any],
 ) -> Table:
-  """Difficulty by trained models, the mean over them where they are several."""
+  """Difficulty by trained models, the mean over them where they are several.
+
+  A score that compares with the records trained on takes those of the split,
+  each without itself.
+  """
   total = np.zeros(len(split.ids))
+  support = split, split.ids
   for model in models:
-    rows = _rows(model, split, None, {score: function}, parallel)
-    total += rows[_key(score)]
+    looking = examiner.Examiner(
+      model, {score: function}, parallel, support=support
+    )
+    total += looking.rows(split)[examiner.key(score)]
   provenance = provenance | {
     "score": score,
     "models": [model.name for model in models],
   }
   return tables.of_split(split, total / len(models), provenance)
-
-
-def _key(name: str) -> str:
-  """The row of a score, which may have the name of another row."""
-  return f"score/{name}"
-
-
-def _rows(
-  model: Model,
-  split: Split,
-  ids: np.ndarray | None,
-  scores: Mapping[str, Score],
-  parallel: Parallel,
-) -> dict[str, np.ndarray]:
-  """A model's view of records, and its scores of them, in one pass."""
-  ids = split.ids if ids is None else ids
-  evaluator = evaluate.Evaluator(
-    model.forward,
-    parallel,
-    batch_size=min(512, len(ids)),
-    scores={_key(name): score for name, score in scores.items()},
-  )
-  rows = evaluator.records(model.variables, split, ids)
-  kept = ("record_id", "label", "readable", "prediction", "confidence")
-  # What cannot be read has no difficulty; it ranks last and is never seen.
-  return {key: rows[key] for key in kept} | {
-    _key(name): np.where(rows["readable"], rows[_key(name)], np.inf)
-    for name in scores
-  }
 
 
 def _in_sequence(

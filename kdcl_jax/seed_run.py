@@ -11,6 +11,7 @@ import numpy as np
 
 from kdcl_jax import (
   evaluate,
+  examiner,
   metrics,
   models,
   npz,
@@ -172,7 +173,15 @@ class SeedRun:
       provenance={"fingerprint": self.dataset.fingerprint},
     )
     table.save(self._tables / f"{name}.npz")
-    cost = {"scoring_forwards": len(ids) * len(teachers)}
+    score = stages.score_of(options["score"], field)
+    further = examiner.further_passes(
+      {options["score"]: score}, len(ids), len(ids)
+    )
+    forwards, backwards = (passes * len(teachers) for passes in further)
+    cost = {
+      "scoring_forwards": len(ids) * len(teachers) + forwards,
+      "scoring_backwards": backwards,
+    }
     return table.of(ids, field), cost
 
   @property

@@ -158,9 +158,16 @@ def reranking_of(
     stream = lookup.find(
       difficulty.STREAMS, options["stream"], f"{path}.stream"
     )()
+  score = score_of(options["score"], f"{path}.score")
+  if set(difficulty.needs_of(score)) - {"logits", "labels", "outputs"}:
+    raise UserError(
+      f"{path}.score is {options['score']!r}, which takes more than a forward"
+      f" pass; expected one of {', '.join(difficulty.SCORES)}, or another"
+      " function of logits and labels."
+    )
   return reranking.Reranking(
     every=options["every"],
-    score=score_of(options["score"], f"{path}.score"),
+    score=score,
     stream=stream,
     everything=options["records"] == "all",
     anti=course["order"] == "anti",
@@ -184,6 +191,7 @@ def batch_of(shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     "label": ((), np.int32),
     "weight": ((), np.float32),
     "id": ((), np.int32),
+    "rank": ((), np.float32),  # see kdcl_jax.slopes
   }
   return {
     name: jax.ShapeDtypeStruct((2, *one), kind)
@@ -282,9 +290,11 @@ def training_of(
       lessons=course["lessons"],
       validation_size=len(dataset.validation.ids),
       options={name: course[name] for name in controller.OPTIONS},
+      snapshots=max((len(t.snapshots) for t in teachers), default=0),
     ),
     seed=own_seed,
     batch_size=rows_of(section),
+    anti=course["order"] == "anti",
   )
   cycle = steps
   if course["restart_learning_rate"]["on"]:
@@ -347,7 +357,13 @@ def window_of(
 
 def score_of(name: str, path: str) -> Callable[..., Any]:
   """The score of a curriculum's difficulty; see `kdcl_jax.difficulty`."""
-  return lookup.find(difficulty.SCORES, name, path)
+  known = difficulty.SCORES | difficulty.MODEL_SCORES
+  score = lookup.find(known, name, path)
+  try:
+    difficulty.needs(*difficulty.needs_of(score))
+  except ValueError as error:  # a user's own, declared by hand
+    raise UserError(f"{path} is {name!r}, whose {error}") from error
+  return score
 
 
 def scorer_trainings(

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from kdcl_jax import models, objective
+from kdcl_jax import difficulty, models, objective
 from kdcl_jax import reweighting as weightings
 from kdcl_jax.difficulty import Stream
+from kdcl_jax.losses.reductions import all_sum
 from kdcl_jax.reweighting import Reweighting
 from kdcl_jax.selection import Selection
 from kdcl_jax.state import TrainState
@@ -233,8 +234,8 @@ def train_body(
       )
       for name, stream in (streams or {}).items()
     }
-    count = objective.all_sum(jnp.sum(weight), axis_name)
-    hits = objective.all_sum(
+    count = all_sum(jnp.sum(weight), axis_name)
+    hits = all_sum(
       jnp.sum(weight * (jnp.argmax(logits, -1) == batch["label"])), axis_name
     )
     rate = schedule(state.step - state.schedule_start)
@@ -286,13 +287,17 @@ def _weighed(value: Any, weight: Any) -> jax.Array:
 
 
 def record_body(
-  forward: Forward, scores: Mapping[str, Callable[..., jax.Array]]
+  forward: Forward,
+  scores: Mapping[str, Callable[..., jax.Array]],
+  axis_name: str | None = None,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
   """What a model makes of each record of a batch, in evaluation mode.
 
   Args:
     forward: the model's forward pass.
-    scores: name -> function of (logits [B, K], labels [B]) giving [B].
+    scores: name -> function of what it needs, by default (logits [B, K],
+      labels [B]), giving [B, ...]; see `kdcl_jax.difficulty.needs`.
+    axis_name: the mesh axis under `shard_map`.
 
   Returns:
     `body(variables, batch)` -> arrays [B]: `prediction`, `confidence` (the
@@ -300,18 +305,40 @@ def record_body(
   """
 
   def body(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-    logits = forward(variables, batch)[0]["logits"]
-    labels = batch["label"]
+    outputs = forward(variables, batch)[0]
+    logits, labels = outputs["logits"], batch["label"]
+    given = {
+      "logits": lambda: logits,
+      "labels": lambda: labels,
+      "outputs": lambda: outputs,
+      "layers": lambda: difficulty.layers_of(outputs),
+      "forward": lambda: forward,
+      "variables": lambda: _own(variables, axis_name),
+      "batch": lambda: batch,
+    }
+    values = {
+      name: score(*(given[need]() for need in difficulty.needs_of(score)))
+      for name, score in scores.items()
+    }
     log_p = jax.nn.log_softmax(logits)
     loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
     return {
       "prediction": jnp.argmax(logits, -1),
       "confidence": jnp.exp(jnp.max(log_p, -1)),
       "loss": loss,
-      **{name: score(logits, labels) for name, score in scores.items()},
+      **values,
     }
 
   return body
+
+
+def _own(tree: Any, axis_name: str | None) -> Any:
+  """A device's own copy, whose gradients are not summed over the devices."""
+  if axis_name is None:
+    return tree
+  return jax.tree.map(
+    lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree
+  )
 
 
 def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:

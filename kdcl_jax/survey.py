@@ -34,9 +34,9 @@ _FACTS = "facts.json"  # the last file of a seed that is done
 _SUSPICIOUS = 100  # records that scores.json names
 
 # What ranks no record by how well its label fits takes no part in `fused`: the
-# entropy does not look at the label, and the easiest and the hardest records of
-# a data map vary alike little.
-_APART = ("scorer_entropy", "stream_data_map")
+# entropy and the depth do not look at the label, and the easiest and the
+# hardest records of a data map vary alike little.
+_APART = ("scorer_entropy", "scorer_prediction_depth", "stream_data_map")
 
 
 def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -53,14 +53,13 @@ def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     UserError: for a mistake in the config, before any device work.
   """
   validation.check_scorer(config)
+  parallel.check(config)
   seeds = range(config["seed"], config["seed"] + config["seeds"])
   first = datasets.load(config["data"], seed=seeds[0])
   validation.check_scorer_data(config, first)
   with environment.only_process(workdir):
     environment.record(config, workdir, first)
-    devices = parallel.create(
-      config["parallel"]["mode"], config["parallel"]["devices"]
-    )
+    devices = parallel.create(**config["parallel"])
     validation.check_devices(config, devices.devices, scorer_only=True)
     for start in range(0, len(seeds), config["vmap_seeds"]):
       group = seeds[start : start + config["vmap_seeds"]]

@@ -13,6 +13,7 @@ from kdcl_jax.writers import write_text
 _SHEET = 30  # suspicious records that are shown
 _APART = {
   "scorer_entropy": "which does not look at the label",
+  "scorer_prediction_depth": "which does not look at the label",
   "stream_data_map": "the variability, which is small for the easiest and the"
   " hardest records",
 }

@@ -6,7 +6,9 @@ its provenance beside it as JSON. Any run can take its order from one
 """
 
 import dataclasses
+import hashlib
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -15,7 +17,10 @@ import numpy as np
 from kdcl_jax import npz
 from kdcl_jax.dataset import Split
 from kdcl_jax.errors import UserError
+from kdcl_jax.sources import UnreadableRecord
 from kdcl_jax.writers import write_bytes, write_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Table:
     record_id: [N] int64.
     difficulty: [N] float64, larger is harder.
     label: [N] int64 observed labels.
-    provenance: what made it: score, model, steps, data fingerprint.
+    provenance: what made it: score, model, steps, data fingerprint, and the
+      `source` of the data, see `source_of`.
   """
 
   record_id: np.ndarray
@@ -53,6 +59,47 @@ class Table:
         " validation split."
       )
     return self.difficulty[[place[int(r)] for r in ids]]
+
+  def check_source(self, split: Split, where: str) -> None:
+    """Refuses a table of other data whose records have the same ids.
+
+    Another seed, split, subset or noise is the same data. The same labels with
+    other inputs may be the same data at another size, and a table of unknown
+    source may be of the same with other noise: there is only a warning.
+
+    Args:
+      split: the records that it is to be used for.
+      where: the config field that the table stands for, for messages.
+
+    Raises:
+      UserError: where its source has other labels.
+    """
+    known, ours = self.provenance.get("source"), source_of(split)
+    if known is None:
+      common = np.isin(self.record_id, split.ids) & (self.label >= 0)
+      ids, labels = self.record_id[common], self.label[common]
+      others = int(np.sum(labels != split.labels[ids]))
+      if others:
+        log.warning(
+          "%s does not say what data it is of, and has other labels for %d of"
+          " %d records: is it of these data?",
+          where,
+          others,
+          len(ids),
+        )
+    elif known["labels"] != ours["labels"]:
+      raise UserError(
+        f"{where} is a table of other data: the true labels of its source"
+        f" (fingerprint {known['labels']}, {known['records']} records) are not"
+        f" those of config.data ({ours['labels']}, {ours['records']} records);"
+        " score this data set."
+      )
+    elif known["inputs"] != ours["inputs"]:
+      log.warning(
+        "%s is of records with the same labels and other inputs: are they the"
+        " same data at another size?",
+        where,
+      )
 
   def save(self, path: pathlib.Path) -> None:
     """Writes `path` (npz) and, beside it, the provenance (json)."""
@@ -112,5 +159,35 @@ def of_split(
     record_id=split.ids,
     difficulty=np.where(finite, difficulty, worst + 1.0),
     label=split.labels[split.ids],
-    provenance=provenance | {"split": split.name, "records": len(split.ids)},
+    provenance=provenance
+    | {
+      "split": split.name,
+      "records": len(split.ids),
+      "source": source_of(split),
+    },
   )
+
+
+def source_of(split: Split) -> dict[str, Any]:
+  """What the data are, whatever the seed, the split and the noise.
+
+  Args:
+    split: some records of a source.
+
+  Returns:
+    `records` of the source, `labels`, a hash of all true labels, and `inputs`,
+    one of eight inputs.
+  """
+  labels = np.ascontiguousarray(split.true_labels, np.int64)
+  inputs = hashlib.sha256()
+  for record in np.linspace(0, len(labels) - 1, 8).astype(int):
+    try:
+      image = np.ascontiguousarray(split.source[int(record)]["image"])
+      inputs.update(f"{image.dtype} {image.shape}".encode() + image.tobytes())
+    except UnreadableRecord:
+      inputs.update(b"unreadable")
+  return {
+    "records": len(labels),
+    "labels": hashlib.sha256(labels.tobytes()).hexdigest()[:16],
+    "inputs": inputs.hexdigest()[:16],
+  }

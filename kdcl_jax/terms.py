@@ -15,9 +15,10 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from kdcl_jax import lookup, projectors, schedules
+from kdcl_jax import lookup, projectors, schedules, slopes
 from kdcl_jax.errors import UserError, did_you_mean
 from kdcl_jax.losses import LOSSES
+from kdcl_jax.slopes import Slope
 
 ARRAYS = (
   "student_logits",
@@ -59,6 +60,7 @@ class Term:
     student_tap, teacher_tap: the taps of feature losses, or lists of them.
     coefficient: progress -> factor.
     options: keyword -> (progress -> value).
+    slopes: keyword -> what differs from example to example, by their rank.
     relational: whether the function takes the mesh axis and the mask of
       present rows.
     projector: the module in front of the loss, or None.
@@ -74,6 +76,7 @@ class Term:
   options: Mapping[str, Callable[[Any], Any]]
   relational: bool
   projector: nn.Module | None = None
+  slopes: Mapping[str, Slope] = dataclasses.field(default_factory=dict)
 
   @property
   def distils(self) -> bool:
@@ -95,6 +98,20 @@ class Term:
     """Whether the projector has a loss of its own."""
     return getattr(self.projector, "has_auxiliary", False)
 
+  def at_ends(self) -> tuple["Term", ...]:
+    """The terms of the easiest and of the hardest example, without slopes."""
+    if not self.slopes:
+      return ()
+    return tuple(
+      dataclasses.replace(
+        self,
+        options=self.options
+        | {key: getattr(slope, end) for key, slope in self.slopes.items()},
+        slopes={},
+      )
+      for end in ("easy", "hard")
+    )
+
 
 def build(
   section: Mapping[str, Mapping[str, Any]],
@@ -111,7 +128,9 @@ def build(
   Args:
     section: term name -> {loss (the term's name where not given), coefficient,
       teacher, student_tap, teacher_tap, projector, and the loss's own
-      keywords}. Numbers may be schedules, see `kdcl_jax.schedules`.
+      keywords}. Numbers may be schedules, see `kdcl_jax.schedules`; a keyword
+      of which a loss takes one value per example may go by their ranks, see
+      `kdcl_jax.slopes`.
     teachers: names of the stage's teachers.
     facts: what projectors are told, see `kdcl_jax.projectors.build`.
     path: name of the section in messages.
@@ -214,6 +233,11 @@ def _term(
         f"{path}.{key} is {options[key]!r}, but the projector"
         f" {fields['projector']['name']!r} provides it; take one of them out."
       )
+  sloping = {}
+  for key, value in options.items():
+    if slopes.is_slope(value):
+      sloping[key] = slopes.build(value, f"{path}.{key}")
+      _check_slope(parameters, key, path)
   if "temperature" in options:
     _check_temperature(options["temperature"], f"{path}.temperature")
   coefficient = fields.get("coefficient", 1.0)
@@ -238,9 +262,31 @@ def _term(
     student_tap=fields.get("student_tap"),
     teacher_tap=fields.get("teacher_tap"),
     coefficient=schedules.build(coefficient, f"{path}.coefficient"),
-    options={k: schedules.build(v, f"{path}.{k}") for k, v in options.items()},
+    options={
+      k: schedules.build(v, f"{path}.{k}")
+      for k, v in options.items()
+      if k not in sloping
+    },
     relational="axis_name" in parameters,
     projector=projector,
+    slopes=sloping,
+  )
+
+
+def _check_slope(parameters: Mapping[str, Any], key: str, path: str) -> None:
+  """Whether a loss takes one value of a keyword for each example."""
+  parameter = parameters[key]
+  if "axis_name" in parameters:
+    why = "relates the examples of a batch"
+  elif "Array" in str(parameter.annotation) and schedules.is_number(
+    parameter.default
+  ):
+    return
+  else:
+    why = f"is not written for a {key} of each example"
+  raise UserError(
+    f"{path}.{key} goes from easy to hard, but the loss {why}; expected one"
+    " value for all."
   )
 
 
@@ -287,6 +333,10 @@ def _teachers(
 
 
 def _check_temperature(value: Any, path: str) -> None:
+  if slopes.is_slope(value):
+    for end in ("easy", "hard"):
+      _check_temperature(value[end], f"{path}.{end}")
+    return
   numbers = [value]
   if isinstance(value, Mapping):
     ends = [value[key] for key in ("start", "end") if key in value]

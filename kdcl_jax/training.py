@@ -46,6 +46,13 @@ class Model:
     later = [moment for moment in sorted(self.snapshots) if moment >= least]
     return self.snapshots[later[0]] if later else self.variables
 
+  def after(self, count: int) -> Any:
+    """The variables of the snapshot that so many come before."""
+    shares = sorted(self.snapshots)
+    if count < len(shares):
+      return self.snapshots[shares[count]]
+    return self.variables
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:

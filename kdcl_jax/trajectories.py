@@ -23,13 +23,15 @@ class Trajectories:
 
   Attributes:
     coefficients: term -> [S].
-    temperatures: TERM.KEYWORD -> [S], constant ones too.
+    temperatures: TERM.KEYWORD -> [S], constant ones too; two of what goes by
+      the rank of each example, `(easy)` and `(hard)`.
     ranges: TERM.KEYWORD -> (least, most) of a temperature that is learned.
     numbers: what else has a schedule (options of terms, the weighting,
       augmentations) -> [S].
     teaching: 'pacing' and each teacher -> [S], the share of the teacher's
       training that is asked for and that of the snapshot which teaches; {}
-      where the teachers as they ended teach throughout.
+      where the teachers as they ended teach throughout, or validation
+      decides.
     notes: what no array says, a sentence each.
   """
 
@@ -109,7 +111,13 @@ def _options(term: Term) -> dict[str, Callable[[Any], Any]]:
     and name not in made
     and _is_number(p.default)
   }
-  return defaults | dict(term.options)
+  ends = {
+    f"{name} ({end})": getattr(slope, end)
+    for name, slope in term.slopes.items()
+    for end in ("easy", "hard")
+  }
+  kept = {k: v for k, v in defaults.items() if k not in term.slopes}
+  return kept | dict(term.options) | ends
 
 
 def _is_number(value: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from kdcl_jax import (
   augment,
+  clashes,
   lanes,
   models,
   objective,
@@ -23,9 +24,9 @@ from kdcl_jax import (
   stages,
   step,
   tables,
+  teaching,
   weights,
 )
-from kdcl_jax.controller import OPTIONS
 from kdcl_jax.curriculum import active_count
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.errors import UserError, did_you_mean
@@ -63,7 +64,7 @@ def check(config: Section) -> None:
       lanes.check_terms(built, name)
     if scoring.uses_scorer(config[name]):
       check_scorer(config)
-  _check_snapshots(config)
+  teaching.check_snapshots(config)
 
 
 def check_scorer(config: Section) -> None:
@@ -71,12 +72,7 @@ def check_scorer(config: Section) -> None:
   if config["data"]["augment"]:
     augment.build(config["data"]["augment"])
   _check_stage("scorer", config["scorer"], (), ())
-  for name in OPTIONS:
-    if config["scorer"]["curriculum"][name]["on"]:
-      raise UserError(
-        f"config.scorer.curriculum.{name}.on is True, but the scorer's folds"
-        " are not validated; expected False."
-      )
+  clashes.check_scorer(config["scorer"])
   scoring.scores_of(config)
   scoring.streams_of(config)
 
@@ -111,9 +107,11 @@ def _check_stage(
     section["curriculum"], np.arange(1), f"{path}.curriculum.rerank"
   )
   _check_selection(section, path)
-  _check_teacher_pacing(section, path)
+  teaching.check(section, path)
   optimizer.build(section["optimizer"], 1000, path=f"{path}.optimizer")
   _check_curriculum(section, f"{path}.curriculum")
+  _check_ranks(section, built, path)
+  clashes.check(section, built, path)
   return built
 
 
@@ -128,27 +126,16 @@ def _check_selection(section: Section, path: str) -> None:
     )
 
 
-def _check_teacher_pacing(section: Section, path: str) -> None:
-  if stages.teacher_pacing_of(section, path) and not section["teachers"]:
-    raise UserError(
-      f"{path}.teacher_pacing.name is {section['teacher_pacing']['name']!r},"
-      " but the stage has no teacher; name one in its `teachers`."
-    )
-
-
-def _check_snapshots(config: Section) -> None:
-  """Whether teachers that teach as they were have been kept so."""
-  for name in config["stages"]:
-    section, path = config[name], f"config.{name}"
-    if stages.teacher_pacing_of(section, path) is None or any(
-      config[teacher]["snapshots"] for teacher in section["teachers"]
-    ):
-      continue
-    raise UserError(
-      f"{path}.teacher_pacing.name is {section['teacher_pacing']['name']!r},"
-      f" but no teacher keeps snapshots; give config.{section['teachers'][0]}"
-      ".snapshots shares of its training, such as (0.25, 0.5)."
-    )
+def _check_ranks(section: Section, built: tuple[Term, ...], path: str) -> None:
+  """Whether what goes from easy to hard has an order to go by."""
+  for term in built:
+    for key in term.slopes:
+      if section["curriculum"]["order"] == "none":
+        raise UserError(
+          f"{path}.objective.{term.name}.{key} goes from easy to hard, but"
+          f" {path}.curriculum.order is 'none', which ranks nothing; expected"
+          " 'curriculum', 'anti' or 'random'."
+        )
 
 
 def _check_length(section: Section, path: str) -> None:
@@ -285,7 +272,9 @@ def _check_table(name: str, section: Section, dataset: Dataset) -> None:
   ordered = curriculum["order"] in ("curriculum", "anti")
   if ordered and options["source"] == "file":
     field = f"config.{name}.curriculum.difficulty.path"
-    tables.load(options["path"], field).of(dataset.train.ids, field)
+    table = tables.load(options["path"], field)
+    table.check_source(dataset.train, field)
+    table.of(dataset.train.ids, field)
 
 
 def _outputs(
@@ -343,7 +332,8 @@ def _check_shapes(
 
   for term in terms:
     try:
-      trace(term)
+      for one in (term, *term.at_ends()):
+        trace(one)
     except UserError as error:
       raise UserError(f"{path}.{term.name}: {error}") from error
     except Exception as error:  # a loss says what does not fit

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kdcl_jax import controller
+from kdcl_jax import controller, rates
 from kdcl_jax.fields import CURRICULUM
 
 LINEAR = lambda p: 0.2 + 0.8 * np.minimum(np.asarray(p) / 0.8, 1.0)
@@ -91,7 +91,7 @@ def test_the_learning_rate_falls_when_validation_loss_stops_improving():
   states = history(course, [{"accuracy": 0.5, "loss": x} for x in losses])
   scales = [state.learning_rate_scale for state in states[1:]]
   assert scales == pytest.approx([1, 1, 1, 0.1, 0.1, 0.05, 0.05])
-  assert controller.REDUCE in states[4].actions
+  assert rates.REDUCE in states[4].actions
   assert "0.9100" in states[4].reasons[0]
 
 

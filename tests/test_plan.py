@@ -336,6 +336,34 @@ def test_the_snapshot_that_teaches_is_the_one_that_the_run_takes():
   assert len(set(made.over.teaching["a"])) == 3
 
 
+def test_a_temperature_by_rank_is_drawn_at_both_ends():
+  slope = dict(easy=1.0, hard=dict(start=4.0, end=2.0))
+  made = one(
+    teachers=("a",),
+    objective=dict(
+      kd=dict(temperature=slope),
+      cross_entropy=dict(label_smoothing=dict(easy=0.0, hard=0.1)),
+    ),
+    curriculum=dict(order="random"),
+  ).over
+  assert set(made.temperatures) == {
+    "kd.temperature (easy)",
+    "kd.temperature (hard)",
+  }
+  hard = 4 - 2 * np.arange(40) / 40
+  np.testing.assert_allclose(made.temperatures["kd.temperature (hard)"], hard)
+  assert set(made.temperatures["kd.temperature (easy)"]) == {1.0}
+
+
+def test_where_validation_decides_who_teaches_the_plan_says_so():
+  made = one(
+    teachers=("a", "b"), curriculum=dict(advance_teacher=dict(on=True))
+  )
+  (said,) = made.actions
+  assert "advance_teacher lets validation decide which snapshot" in said
+  assert made.over.teaching == {}
+
+
 def test_what_may_change_the_course_is_said_and_does_not_change_the_plan():
   names = ("freeze", "hold", "reduce_learning_rate", "stop")
   pacing = dict(name="linear", start=0.2)

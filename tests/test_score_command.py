@@ -76,6 +76,11 @@ def wrong(**fields):
     (wrong(steps=0), ["config.scorer.steps is 0"]),
     (wrong(teachers=("losses",)), ["config.scorer.teachers", "'losses'"]),
     (wrong(objective=dict(dkd={})), ["config.scorer.objective", "teacher"]),
+    (wrong(snapshots=(0.5,)), ["config.scorer.snapshots is (0.5,)", "()"]),
+    (
+      wrong(curriculum=dict(order="curriculum", rerank=dict(on=True))),
+      ["config.scorer.curriculum.rerank.on is True", "False"],
+    ),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else "",
 )

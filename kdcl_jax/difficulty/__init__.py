@@ -34,6 +34,16 @@ from kdcl_jax.difficulty.gradients import vog
 from kdcl_jax.difficulty.depth import knn_predictions
 from kdcl_jax.difficulty.depth import prediction_depth
 
+# What a score asks of a model, and those that ask more than logits.
+from kdcl_jax.difficulty.requirements import BATCH
+from kdcl_jax.difficulty.requirements import SUPPORT
+from kdcl_jax.difficulty.requirements import compares
+from kdcl_jax.difficulty.requirements import depth_of_model
+from kdcl_jax.difficulty.requirements import grand_of_model
+from kdcl_jax.difficulty.requirements import layers_of
+from kdcl_jax.difficulty.requirements import needs
+from kdcl_jax.difficulty.requirements import needs_of
+
 # The course of a training, from stored outputs.
 from kdcl_jax.difficulty.dynamics import DataMap
 from kdcl_jax.difficulty.dynamics import aum
@@ -80,6 +90,12 @@ SCORES: dict[str, Callable[..., jax.Array]] = {
   "entropy": entropy,
   "el2n": el2n,
   "el1n": el1n,
+}
+
+# What takes more of a model than its logits; see `needs`.
+MODEL_SCORES: dict[str, Callable[..., jax.Array]] = {
+  "grand": grand_of_model,
+  "prediction_depth": depth_of_model,
 }
 
 # What a train step can carry along, made by name: STREAMS["aum"]().

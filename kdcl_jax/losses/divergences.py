@@ -6,6 +6,7 @@ has a factor T^2; `kd` has.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from kdcl_jax.losses.probabilities import (
@@ -134,7 +135,8 @@ def symmetric_kl(
   Args:
     student_logits: [..., K].
     teacher_logits: [..., K].
-    reverse_weight: r in [0, 1]; DistiLLM's code has 0.9.
+    reverse_weight: r in [0, 1], a scalar or one number per example, [...];
+      DistiLLM's code has 0.9.
     temperature: T > 0, a scalar or one number per example, [...].
     axis: the axis of the classes.
     where: mask of classes or of examples, see `kd`.
@@ -183,8 +185,8 @@ def gkd(
   Args:
     student_logits: [..., K].
     teacher_logits: [..., K].
-    beta: weight of the teacher in [0, 1]. A traced value is computed in all
-      three forms, one of which is chosen.
+    beta: weight of the teacher in [0, 1], a scalar or one number per example,
+      [...]. An array is computed in all three forms, one of which is chosen.
     temperature: T > 0, a scalar or one number per example, [...]; TRL's trainer
       has 0.9.
     axis: the axis of the classes.
@@ -211,7 +213,7 @@ def gkd(
   log_q, log_p, present = _log_pair(
     student_logits, teacher_logits, temperature, axis, where
   )
-  if isinstance(beta, jax.Array):
+  if isinstance(beta, jax.Array | np.ndarray):
     inside = (beta > 0) & (beta < 1)
     losses = _mixed_divergence(log_p, log_q, jnp.where(inside, beta, 0.5))
     ends = jnp.where(

@@ -82,8 +82,8 @@ def cwd(
   Args:
     student_features: [B, H, W, C].
     teacher_features: the same shape.
-    temperature: T > 0; a number or a traced scalar. The paper's segmentation
-      runs use 4, mmrazor's default is 1.
+    temperature: T > 0; a number, a traced scalar, or one per example, [B]. The
+      paper's segmentation runs use 4, mmrazor's default is 1.
     where: boolean [B], False for padded examples.
 
   Returns:
@@ -106,9 +106,12 @@ def cwd(
     student_features, teacher_features, ranks=(4,), where=where
   )
   check_shapes(student, teacher)
+  each = temperature
+  if jnp.ndim(temperature):
+    each = jnp.asarray(temperature)[:, None]  # the same for all channels
   log_q, log_p = (
     soft_log_probabilities(
-      jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[-1], -1), temperature
+      jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[-1], -1), each
     )
     for x in (student, teacher)
   )

@@ -57,7 +57,7 @@ def ab(
     student_features: the layers' maps before ReLU, a list of [B, H, W, C], or
       one of them; through a connector where the teacher's shape differs.
     teacher_features: the teacher's maps before ReLU, in the same shapes.
-    margin: m > 0.
+    margin: m > 0, a scalar or one number per example, [B].
     scale: a constant of RepDistiller's code; 1 for the paper's loss.
     where: boolean [B], False for padded examples.
 
@@ -86,6 +86,7 @@ def ab(
   for layer, (s, t) in enumerate(pairs):
     check_shapes(s, t)
     m = jnp.asarray(margin, s.dtype)
+    m = m.reshape(-1, *[1] * (s.ndim - 1)) if m.ndim else m
     terms = jnp.where((s > -m) & (t <= 0), jnp.square(s + m), 0)
     terms += jnp.where((s <= m) & (t > 0), jnp.square(s - m), 0)
     weight = 2.0 ** (layer - len(pairs) + 1)

@@ -172,8 +172,9 @@ def _trained_divergence_jvp(
 def log_mixture(
   log_p: jax.Array, log_q: jax.Array, weight: ArrayLike
 ) -> jax.Array:
-  """`log(weight * p + (1 - weight) * q)` for 0 < weight < 1."""
+  """`log(weight * p + (1 - weight) * q)` for 0 < weight < 1, or [...] such."""
   weight = jnp.asarray(weight, log_p.dtype)
+  weight = weight[..., None] if weight.ndim else weight
   # logaddexp(-inf, -inf) is right, its derivative is not.
   neither = (log_p == -jnp.inf) & (log_q == -jnp.inf)
   mixed = jnp.logaddexp(

@@ -52,7 +52,8 @@ def sparse_hinge_rank(
     student_logits: [..., K].
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities (or logits), [..., k].
-    margin: wanted difference of the probabilities, >= 0.
+    margin: wanted difference of the probabilities, >= 0, a scalar or one number
+      per token, [...].
     axis: the axis of the classes, in the logits and in the store.
     where: boolean [...], False for padded tokens, whose loss is 0.
 
@@ -76,6 +77,8 @@ def sparse_hinge_rank(
     student_logits, teacher_indices, teacher_log_probs, axis, where
   )
   gaps, above = _pairs(jax.nn.softmax(z, -1), indices, log_p)
+  margin = jnp.asarray(margin, gaps.dtype)
+  margin = margin[..., None, None] if margin.ndim else margin
   losses = _mean_pair(jnp.maximum(margin - gaps, 0), above)
   return present_only(losses, present)
 

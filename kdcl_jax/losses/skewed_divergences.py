@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from kdcl_jax.losses.probabilities import (
@@ -17,7 +18,7 @@ from kdcl_jax.losses.reductions import check_number
 
 def _check_skew(skew: ArrayLike) -> None:
   check_number("skew", skew, above=0, high=1)
-  if not isinstance(skew, jax.Array) and skew == 1:
+  if not isinstance(skew, jax.Array | np.ndarray) and skew == 1:
     raise ValueError("skew is 1, expected a number below 1.")
 
 
@@ -40,7 +41,8 @@ def skew_forward_kl(
   Args:
     student_logits: [..., K].
     teacher_logits: [..., K].
-    skew: share of the teacher in the mixture, in (0, 1).
+    skew: share of the teacher in the mixture, in (0, 1), a scalar or one number
+      per example, [...].
     temperature: T > 0, a scalar or one number per example, [...].
     axis: the axis of the classes.
     where: mask of classes or of examples, see `kd`.
@@ -88,7 +90,8 @@ def skew_reverse_kl(
   Args:
     student_logits: [..., K].
     teacher_logits: [..., K].
-    skew: share of the student in the mixture, in (0, 1).
+    skew: share of the student in the mixture, in (0, 1), a scalar or one number
+      per example, [...].
     temperature: T > 0, a scalar or one number per example, [...].
     axis: the axis of the classes.
     where: mask of classes or of examples, see `kd`.

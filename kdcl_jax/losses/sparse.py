@@ -16,6 +16,7 @@ and `renormalise` the form of tunix and MaxText.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from kdcl_jax.losses.probabilities import (
@@ -23,6 +24,7 @@ from kdcl_jax.losses.probabilities import (
   log_mixture,
   present_only,
   soft_log_probabilities,
+  spread,
 )
 from kdcl_jax.losses.reductions import check_choice, check_number
 from kdcl_jax.losses.stores import arrange_store, marks
@@ -53,7 +55,7 @@ def _log_pair(
   student, indices, log_p, present = arrange_store(
     student_logits, teacher_indices, teacher_log_probs, axis, where
   )
-  same = not isinstance(temperature, jax.Array) and (
+  same = not isinstance(temperature, jax.Array | np.ndarray) and (
     temperature == teacher_temperature
   )
   if tail == "zero" and not same:
@@ -81,7 +83,8 @@ def _log_pair(
     log_q = jnp.concatenate([log_q, q_rest[..., None]], -1)
     q_rest = None
   if tail != "zero":
-    exponent = jnp.asarray(teacher_temperature, log_p.dtype) / temperature
+    divisor = spread(temperature, log_p)
+    exponent = jnp.asarray(teacher_temperature, log_p.dtype) / divisor
     log_p = jax.nn.log_softmax(log_p if same else log_p * exponent, -1)
   return log_q, log_p, q_rest, present
 
@@ -104,7 +107,8 @@ def sparse_kl(
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities, [..., k]; of stored logits
       subtract the stored log-sum-exp first.
-    temperature: T > 0 of both networks.
+    temperature: T > 0 of both networks, a scalar or one number per token,
+      [...].
     tail: what stands for the other classes: bucket, zero, renormalise or
       renormalise_teacher, see the module.
     teacher_temperature: the temperature of the stored log-probabilities. Where
@@ -166,7 +170,8 @@ def sparse_total_variation(
     student_logits: [..., K].
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities, [..., k].
-    temperature: T > 0 of both networks.
+    temperature: T > 0 of both networks, a scalar or one number per token,
+      [...].
     tail: see `sparse_kl`.
     teacher_temperature: see `sparse_kl`.
     axis: the axis of the classes, in the logits and in the store.
@@ -224,7 +229,8 @@ def sparse_jsd(
     student_logits: [..., K].
     teacher_indices: the stored classes, distinct integers, [..., k].
     teacher_log_probs: their log-probabilities, [..., k].
-    temperature: T > 0 of both networks.
+    temperature: T > 0 of both networks, a scalar or one number per token,
+      [...].
     tail: see `sparse_kl`.
     teacher_temperature: see `sparse_kl`.
     axis: the axis of the classes, in the logits and in the store.

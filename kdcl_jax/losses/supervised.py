@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -26,7 +27,7 @@ def cross_entropy(
     student_logits: [..., K].
     labels: integer classes, [...], or probabilities of the classes, [..., K]
       with the classes on `axis`.
-    label_smoothing: s in [0, 1].
+    label_smoothing: s in [0, 1], a scalar or one number per example, [...].
     axis: the axis of the classes.
     where: mask of classes or of examples, see `kd`; smoothing spreads over the
       unmasked classes.
@@ -63,7 +64,7 @@ def cross_entropy(
     if present is not None:
       labels = jnp.where(present[..., None], labels, 0)
     losses = optax.safe_softmax_cross_entropy(logits, labels)
-  if isinstance(label_smoothing, jax.Array) or label_smoothing > 0:
+  if isinstance(label_smoothing, jax.Array | np.ndarray) or label_smoothing > 0:
     exists = (logits > -jnp.inf).astype(logits.dtype)
     uniform = exists / jnp.sum(exists, -1, keepdims=True)
     smooth = optax.safe_softmax_cross_entropy(logits, uniform)

@@ -35,8 +35,7 @@ KINDS = {
   ),
   "bandit": dict(curriculum=dict(lessons=6, bandit=dict(on=True, buckets=3))),
   "rerank": dict(
-    curriculum=FREEZE
-    | dict(rerank=dict(on=True, stream="dih", records="all"))
+    curriculum=FREEZE | dict(rerank=dict(on=True, stream="dih", records="all"))
   ),
   "stop": dict(
     curriculum=dict(lessons=8, stop=dict(on=True, patience=1)),
@@ -110,6 +109,25 @@ def test_each_learns_from_the_snapshots_of_its_own_teacher():
   )
   for one, outcome in zip(made, together(made), strict=True):
     assert_near(outcome.variables, train.fit(one, courses.ONE).variables)
+
+
+def test_each_goes_on_to_the_next_snapshot_when_it_gets_no_better():
+  teachers = {
+    seed: model(seed=20 + 5 * seed, snapshots=(0.3, 0.6)) for seed in SEEDS
+  }
+  made = trainings(
+    [teachers.get],
+    objective=KD,
+    optimizer=dict(name="sgd", learning_rate=2.0),
+    curriculum=dict(lessons=8, advance_teacher=dict(on=True, patience=1)),
+  )
+  outcomes = together(made)
+  for one, outcome in zip(made, outcomes, strict=True):
+    alone = train.fit(one, courses.ONE)
+    assert_near(outcome.variables, alone.variables)
+    assert outcome.course.teacher == alone.course.teacher
+  assert len({o.course.best_step for o in outcomes}) > 1  # at other lessons
+  assert all(o.course.teacher for o in outcomes)
 
 
 def test_one_step_is_traced_for_all():
@@ -224,9 +242,7 @@ def test_a_run_of_seeds_together_is_the_run_of_each(tmp_path):
 
 def test_a_loss_that_knows_the_records_of_a_seed_is_refused(tmp_path):
   embedding = dict(name="memory", negatives=8)
-  crd = dict(
-    crd=dict(student_tap="f0", teacher_tap="f0", projector=embedding)
-  )
+  crd = dict(crd=dict(student_tap="f0", teacher_tap="f0", projector=embedding))
   made = config(vmap_seeds=3)
   made["student"]["objective"] = crd
   with pytest.raises(UserError, match=r"student\.objective\.crd .*vmap_seeds"):

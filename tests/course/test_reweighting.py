@@ -10,6 +10,7 @@ import pytest
 from courses import ONE, fit, model, training
 
 from kdcl_jax import objective, parallel, reweighting, terms
+from kdcl_jax.losses.reductions import all_sum
 from kdcl_jax.train import Outlet
 
 ROWS, CLASSES, TEMPERATURE = 16, 5, 2.0
@@ -90,7 +91,7 @@ def leaky(losses, *, factor=1.0):
 def sharing(losses, *, where, axis_name):
   """A user's own weights by the losses of the global batch."""
   total = jnp.sum(jnp.where(where, losses, 0))
-  return losses / objective.all_sum(total, axis_name)
+  return losses / all_sum(total, axis_name)
 
 
 @functools.cache
@@ -364,3 +365,7 @@ def test_the_mean_weight_of_a_stage_is_in_its_log(tmp_path):
 
 def test_a_stage_without_the_section_has_no_weighting():
   assert training(ONE).reweighting is None
+
+
+def test_the_sum_over_devices_is_the_one_of_the_losses():
+  assert objective.all_sum is all_sum

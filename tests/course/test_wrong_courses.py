@@ -28,8 +28,15 @@ def rerank(order="curriculum", **fields):
   )
 
 
+def slope(loss, **fields):
+  return ("student.objective", {loss: fields})
+
+
 SNAPSHOTS = ("teacher.snapshots", (0.25, 0.5))
 HARD = dict(name="spl_hard", threshold=1.0)
+ADVANCE = (f"{COURSE}.advance_teacher", dict(on=True))
+RANDOM = (f"{COURSE}.order", "random")
+EASY = dict(easy=1.0, hard=4.0)
 
 # what is wrong -> (the change, what the sentence must contain)
 WRONG = {
@@ -269,9 +276,88 @@ WRONG = {
     put(("student.teacher_pacing", dict(name="linear"))),
     ["config.student.teacher_pacing.name is 'linear'", "snapshots"],
   ),
+  "teachers without snapshots to go on to": (
+    put(ADVANCE),
+    [f"config.{COURSE}.advance_teacher.on is True", "config.teacher.snapshots"],
+  ),
+  "no teacher to go on with": (
+    put(SNAPSHOTS, ("baseline.curriculum.advance_teacher", dict(on=True))),
+    ["config.baseline.curriculum.advance_teacher.on is True", "no teacher"],
+  ),
+  "a pacing of teachers that go on by themselves": (
+    put(SNAPSHOTS, ADVANCE, ("student.teacher_pacing", dict(name="linear"))),
+    [
+      f"config.{COURSE}.advance_teacher.on is True",
+      "config.student.teacher_pacing.name is 'linear'",
+      "take one of them out",
+    ],
+  ),
+  "no patience with a teacher": (
+    put(SNAPSHOTS, (f"{COURSE}.advance_teacher", dict(on=True, patience=0))),
+    [f"config.{COURSE}.advance_teacher.patience is 0", ">= 1"],
+  ),
+  "a scorer whose teacher goes on": (
+    put(
+      (f"{COURSE}.order", "curriculum"),
+      ("scorer.curriculum.advance_teacher", dict(on=True)),
+    ),
+    ["config.scorer.curriculum.advance_teacher.on is True"],
+  ),
+  "from easy to hard in no order": (
+    put(slope("kd", temperature=EASY)),
+    ["config.student.objective.kd.temperature", "order is 'none'", "'anti'"],
+  ),
+  "from easy to hard with a temperature of nothing": (
+    put(slope("kd", temperature=dict(easy=0.0, hard=4.0)), RANDOM),
+    ["config.student.objective.kd.temperature.easy is 0.0", "> 0"],
+  ),
+  "from easy to hard down to a temperature of nothing": (
+    put(
+      slope("kd", temperature=dict(easy=1.0, hard=dict(start=4.0, end=0.0))),
+      RANDOM,
+    ),
+    ["config.student.objective.kd.temperature.hard is 0.0", "> 0"],
+  ),
+  "from easy to hard out of range": (
+    put(slope("dkd", beta=dict(easy=1.0, hard=-1.0)), RANDOM),
+    ["config.student.objective.dkd", "beta is -1.0", ">= 0"],
+  ),
+  "from easy to hard where examples are related": (
+    put(slope("dist", temperature=EASY), RANDOM),
+    ["config.student.objective.dist.temperature", "relates the examples"],
+  ),
+  "from easy to hard in what is a number for all": (
+    put(slope("js", student_weight=dict(easy=0.2, hard=0.8)), RANDOM),
+    ["config.student.objective.js.student_weight", "not written for"],
+  ),
+  "from easy to nowhere": (
+    put(slope("kd", temperature=dict(easy=1.0)), RANDOM),
+    ["config.student.objective.kd.temperature.hard is None", "a number"],
+  ),
+  "from easy to hard where a projector decides": (
+    put(slope("kd", temperature=EASY, projector=dict(name="ctkd")), RANDOM),
+    ["config.student.objective.kd.temperature", "'ctkd' provides it"],
+  ),
   "two snapshots after the same step": (
     put(("teacher.snapshots", (0.5, 0.501))),
     ["config.teacher.snapshots is (0.5, 0.501)", "step"],
+  ),
+  "a bandit that is held": (
+    put(bandit(), (f"{COURSE}.hold", dict(on=True))),
+    ["config.student.curriculum.hold.on is True", "bandit.on"],
+  ),
+  "a bandit with a pacing": (
+    put(bandit(), pacing(name="linear", start=0.3)),
+    ["config.student.curriculum.pacing is", "'linear'", "bandit.on", "lessons"],
+  ),
+  "a term with the name of the mean weight": (
+    put(
+      (
+        "student.objective",
+        dict(weighting=dict(loss="cross_entropy"), kd=dict()),
+      )
+    ),
+    ["config.student.objective has a term 'weighting'", "another"],
   ),
   "a weighting that is no function": (
     put(weighting(name="math.pi")),
@@ -295,6 +381,16 @@ def test_a_wrong_course_ends_in_a_sentence_that_names_it(case):
   sentence = sentence_of(change)
   for word in words:
     assert word in sentence, sentence
+
+
+def test_what_goes_from_easy_to_hard_or_on_to_the_next_is_no_mistake():
+  config = base()
+  slopes = dict(
+    kd=dict(temperature=EASY | dict(hard=dict(start=4.0, end=2.0))),
+    cross_entropy=dict(label_smoothing=dict(easy=0, hard=0.2, curve="root")),
+  )
+  put(SNAPSHOTS, ADVANCE, RANDOM, ("student.objective", slopes))(config)
+  assert checked(config)["student"]["curriculum"]["advance_teacher"]["on"]
 
 
 def test_what_a_course_can_do_is_no_mistake():
