@@ -4,15 +4,21 @@ The body is written for a global batch. Under `jit` it sees the global batch and
 the compiler splits the work; under `shard_map` it sees one device's rows, gets
 `axis_name`, and sums over devices itself. Both agree to rounding, because every
 mean in the body is a sum over the global batch divided by another.
+
+Every device holds the state whole, or, under `jit` with `fsdp`, its share of
+each large array (FSDP; Rajbhandari et al., "ZeRO: memory optimizations toward
+training trillion parameter models", 2020, arXiv:1910.02054, stage 3).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kdcl_jax.errors import UserError
 
 DATA_AXIS = "data"
 
@@ -24,10 +30,13 @@ class Parallel:
   Attributes:
     mesh: one axis, 'data', over the devices in use.
     mode: 'jit' or 'shard_map'.
+    fsdp: arrays of a state or of variables with at least so many elements are
+      split over the devices; 0 for none.
   """
 
   mesh: Mesh
   mode: str
+  fsdp: int = 0
 
   @property
   def axis_name(self) -> str | None:
@@ -44,11 +53,25 @@ class Parallel:
     """The sharding of what every device holds whole."""
     return NamedSharding(self.mesh, PartitionSpec())
 
+  def sharding(self, leaf: Any) -> NamedSharding:
+    """Where an array of a state or of variables lives.
+
+    Whole on every device, or, where `fsdp` asks for it, split along its longest
+    axis that the devices divide.
+    """
+    shape = np.shape(leaf)
+    axes = [axis for axis, n in enumerate(shape) if n % self.devices == 0]
+    if not self.fsdp or np.prod(shape) < self.fsdp or not axes:
+      return self.replicated
+    axis = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
+
   def put(self, tree: Any) -> Any:
-    """A host tree as replicated device arrays (copies, safe to donate)."""
-    return jax.tree.map(
-      lambda leaf: jax.device_put(leaf, self.replicated, may_alias=False), tree
+    """A host tree as device arrays (copies, safe to donate); see `sharding`."""
+    put = lambda leaf: jax.device_put(
+      leaf, self.sharding(leaf), may_alias=False
     )
+    return jax.tree.map(put, tree)
 
   def _rows(self, lanes: bool) -> PartitionSpec:
     """How a batch is split, over its rows."""
@@ -101,6 +124,10 @@ class Parallel:
     donated = (0,) if donate else ()
     body = jax.vmap(body) if lanes else body
     split = NamedSharding(self.mesh, self._rows(lanes))
+    if self.fsdp and not row_outputs:
+      return jax.jit(self._placed(body), donate_argnums=donated)
+    if self.fsdp:
+      return jax.jit(body, out_shardings=self.replicated)
     if self.mode == "jit":
       return jax.jit(
         body,
@@ -115,11 +142,39 @@ class Parallel:
       mapped, out_shardings=self.replicated, donate_argnums=donated
     )
 
+  def _placed(self, body: Callable[..., Any]) -> Callable[..., Any]:
+    """A body whose outputs live where `sharding` has them."""
+    place = lambda leaf: jax.lax.with_sharding_constraint(
+      leaf, self.sharding(leaf)
+    )
+    return lambda *arguments: jax.tree.map(place, body(*arguments))
 
-def create(mode: str = "jit", devices: int = 0) -> Parallel:
+
+def check(config: Mapping[str, Any]) -> None:
+  """Checks what a resolved config says of devices.
+
+  Raises:
+    UserError: for what does not go together.
+  """
+  section = config["parallel"]
+  if section["fsdp"] and section["mode"] != "jit":
+    raise UserError(
+      f"config.parallel.fsdp is {section['fsdp']}, but config.parallel.mode is"
+      f" {section['mode']!r}, whose bodies hold every array whole; expected"
+      " fsdp 0 or mode 'jit'."
+    )
+  if section["fsdp"] and config["vmap_seeds"] > 1:
+    raise UserError(
+      f"config.parallel.fsdp is {section['fsdp']}, but config.vmap_seeds is"
+      f" {config['vmap_seeds']}; seeds train together only where every device"
+      " holds them whole: expected fsdp 0 or vmap_seeds 1."
+    )
+
+
+def create(mode: str = "jit", devices: int = 0, fsdp: int = 0) -> Parallel:
   """A `Parallel` over the first `devices` devices, all of them for 0."""
   chosen = jax.devices()[: devices or None]
   mesh = jax.make_mesh(
     (len(chosen),), (DATA_AXIS,), (AxisType.Auto,), devices=chosen
   )
-  return Parallel(mesh, mode)
+  return Parallel(mesh, mode, fsdp)

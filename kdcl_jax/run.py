@@ -1,7 +1,6 @@
 """A run: its stages for each seed, the comparison, the report, the export."""
 
 import pathlib
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from kdcl_jax import dataset as datasets
 from kdcl_jax import (
   environment,
   export,
+  hosts,
   parallel,
   report,
   results,
@@ -42,15 +42,14 @@ def execute(
     train.Interrupted: after saving, when the process was asked to end.
   """
   validation.check(config)
+  parallel.check(config)
   seeds = range(config["seed"], config["seed"] + config["seeds"])
   data = {seed: datasets.load(config["data"], seed=seed) for seed in seeds[:1]}
   validation.check_data(config, data[seeds[0]])
   with environment.only_process(workdir):
     environment.record(config, workdir, data[seeds[0]])
-    interrupted = interrupted or _on_termination()
-    devices = parallel.create(
-      config["parallel"]["mode"], config["parallel"]["devices"]
-    )
+    interrupted = interrupted or hosts.interruption()
+    devices = parallel.create(**config["parallel"])
     validation.check_devices(config, devices.devices)
     together = config["vmap_seeds"]
     for start in range(0, len(seeds), together):
@@ -76,13 +75,6 @@ def execute(
         list(seeds),
       )
   return compared
-
-
-def _on_termination() -> Any:
-  """Makes SIGTERM a wish that the loop asks for; returns the question."""
-  asked = []
-  signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-  return lambda: bool(asked)
 
 
 def _train(
