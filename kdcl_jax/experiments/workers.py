@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from kdcl_jax import command, train
+from kdcl_jax import command, hosts, train
 from kdcl_jax.errors import UserError
 from kdcl_jax.experiments import cells
 
@@ -42,7 +42,7 @@ def work(
     UserError: for a mistake that showed on the way.
     train.Interrupted: after saving, where this process got a SIGTERM.
   """
-  interrupted = _on_termination()
+  interrupted = hosts.interruption()
   jobs = min(jobs, len(tasks))
   if jobs > 1:
     _Pool(experiment, workdir, tasks, jobs, interrupted).work()
@@ -61,13 +61,6 @@ def shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
     ([[0, 2, 4], [1, 3]], [[0], [1], [0]])
   """
   return [list(cores[i::jobs]) or [cores[i % len(cores)]] for i in range(jobs)]
-
-
-def _on_termination() -> Callable[[], bool]:
-  """Makes SIGTERM a wish; returns whether it was uttered."""
-  asked: list[bool] = []
-  signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-  return lambda: bool(asked)
 
 
 def _say(task: cells.Task, number: int, count: int, started: float) -> None:
@@ -198,7 +191,7 @@ def _worker(
   _log_to(workdir / "logs" / f"worker_{number}.log")
   command.quiet_others()
   command.compile_cache(workdir)
-  asked = _on_termination()
+  asked = hosts.interruption()
   parent = os.getppid()
   interrupted = lambda: asked() or os.getppid() != parent
   while not interrupted():
