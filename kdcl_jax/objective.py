@@ -202,10 +202,13 @@ def _context(
   """What losses and projectors can ask for; functions are called if asked."""
   teacher = {} if place is None else teachers[place]
   return {
-    "student_logits": lambda: student["logits"],
-    "teacher_logits": lambda: teacher["logits"],
+    "student_logits": lambda: _logits(student, term.student_logits, "student"),
+    "teacher_logits": lambda: _logits(teacher, term.teacher_logits, "teacher"),
     "teachers_logits": lambda: jnp.stack(
-      [teachers[i]["logits"] for i in term.teachers]
+      [
+        _logits(teachers[i], term.teacher_logits, "teacher")
+        for i in term.teachers
+      ]
     ),
     "labels": lambda: batch["label"],
     "student_features": lambda: _taps(student, term.student_tap, "student"),
@@ -260,6 +263,10 @@ def _loss(
       " used with mixed inputs; take mixup out of config.data.augment."
     )
   return mix * value(batch["label"]) + (1 - mix) * value(batch["mix_label"])
+
+
+def _logits(outputs: Mapping[str, Any], tap: str | None, side: str) -> Any:
+  return outputs["logits"] if tap is None else _taps(outputs, tap, side)
 
 
 def _taps(outputs: Mapping[str, Any], names: Any, side: str) -> Any:

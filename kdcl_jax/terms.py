@@ -3,7 +3,8 @@
 A term names a function of `kdcl_jax.losses`, whose arrays are bound by the
 names of its parameters: `student_logits`, `teacher_logits`, `labels`,
 `student_features`, `teacher_features`, and `teachers_logits` for those of all
-teachers at once. Features are the taps that the term names. A projector (see
+teachers at once. Features are the taps that the term names, and logits may be,
+such as those of a second head. A projector (see
 `kdcl_jax.projectors`) may stand in front of the loss and provide further ones.
 """
 
@@ -34,6 +35,8 @@ _FIELDS = (
   "teacher",
   "student_tap",
   "teacher_tap",
+  "student_logits",
+  "teacher_logits",
   "projector",
 )
 # Set here or by a projector, never by a config.
@@ -58,6 +61,8 @@ class Term:
     arrays: names of its array parameters, in order.
     teachers: which of the stage's teachers it compares with; () for none.
     student_tap, teacher_tap: the taps of feature losses, or lists of them.
+    student_logits, teacher_logits: the taps that take the place of a network's
+      logits, or None.
     coefficient: progress -> factor.
     options: keyword -> (progress -> value).
     slopes: keyword -> what differs from example to example, by their rank.
@@ -77,6 +82,8 @@ class Term:
   relational: bool
   projector: nn.Module | None = None
   slopes: Mapping[str, Slope] = dataclasses.field(default_factory=dict)
+  student_logits: str | None = None
+  teacher_logits: str | None = None
 
   @property
   def distils(self) -> bool:
@@ -127,10 +134,10 @@ def build(
 
   Args:
     section: term name -> {loss (the term's name where not given), coefficient,
-      teacher, student_tap, teacher_tap, projector, and the loss's own
-      keywords}. Numbers may be schedules, see `kdcl_jax.schedules`; a keyword
-      of which a loss takes one value per example may go by their ranks, see
-      `kdcl_jax.slopes`.
+      teacher, student_tap, teacher_tap, student_logits, teacher_logits,
+      projector, and the loss's own keywords}. Numbers may be schedules, see
+      `kdcl_jax.schedules`; a keyword of which a loss takes one value per
+      example may go by their ranks, see `kdcl_jax.slopes`.
     teachers: names of the stage's teachers.
     facts: what projectors are told, see `kdcl_jax.projectors.build`.
     path: name of the section in messages.
@@ -254,6 +261,8 @@ def _term(
         f"{path}.{side}_tap is missing: the loss {loss_name!r} compares"
         " features and needs the names of the taps."
       )
+  for side in ("student", "teacher"):
+    _check_logits(fields.get(f"{side}_logits"), side, needed, loss_name, path)
   return Term(
     name=name,
     loss=loss,
@@ -270,7 +279,27 @@ def _term(
     relational="axis_name" in parameters,
     projector=projector,
     slopes=sloping,
+    student_logits=fields.get("student_logits"),
+    teacher_logits=fields.get("teacher_logits"),
   )
+
+
+def _check_logits(
+  tap: Any, side: str, needed: Sequence[str], loss: str, path: str
+) -> None:
+  """Whether a term can take the place of a network's logits by a tap."""
+  if tap is None:
+    return
+  if not isinstance(tap, str):
+    raise UserError(
+      f"{path}.{side}_logits is {tap!r}, expected the name of a tap such as"
+      " 'distillation_logits'."
+    )
+  if not {f"{side}_logits", f"{side}s_logits"} & set(needed):
+    raise UserError(
+      f"{path}.{side}_logits is {tap!r}, but the loss {loss!r} does not take"
+      f" the {side}'s logits; it takes {', '.join(needed)}."
+    )
 
 
 def _check_slope(parameters: Mapping[str, Any], key: str, path: str) -> None:

@@ -13,9 +13,11 @@ from flax import linen as nn
 from kdcl_jax import lookup
 from kdcl_jax.errors import UserError
 from kdcl_jax.models import (
+  called,
   cnn,
   mlp,
   mobilenet,
+  mobilenet_v1,
   resnet,
   shufflenet,
   vgg,
@@ -24,6 +26,16 @@ from kdcl_jax.models import (
 )
 
 _WIDE = (32, 64, 128, 256)
+_RESNETS = {  # depth -> the blocks of each stage and their kind
+  18: ((2, 2, 2, 2), resnet.BasicBlock),
+  34: ((3, 4, 6, 3), resnet.BasicBlock),
+  50: ((3, 4, 6, 3), resnet.Bottleneck),
+}
+_VITS = {  # size -> the width of the tokens and the heads
+  "ti": {"width": 192, "heads": 3},
+  "s": {"width": 384, "heads": 6},
+  "b": {"width": 768, "heads": 12},
+}
 
 # name -> factory of (num_classes, dtype, axis_name, ...) for a linen module.
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -53,7 +65,33 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "vit": vit.VisionTransformer,
   "shufflenet_v1": shufflenet.ShuffleNetV1,
   "shufflenet_v2": shufflenet.ShuffleNetV2,
+  # For large images, as ImageNet's; of the function of torchvision's or timm's.
+  **{
+    f"resnet{depth}": functools.partial(
+      resnet.ResNet,
+      blocks=blocks,
+      widths=(64, 64, 128, 256, 512),
+      block=block,
+      large=True,
+    )
+    for depth, (blocks, block) in _RESNETS.items()
+  },
+  "mobilenet_v1": mobilenet_v1.MobileNetV1,
+  "mobilenet_v1_relu6": functools.partial(mobilenet_v1.MobileNetV1, relu6=True),
+  "mobilenet_v2_224": functools.partial(
+    mobilenet.MobileNetV2, width=1.0, large=True, dropout=0.2
+  ),
+  **{
+    f"{family}_{size}16": functools.partial(
+      vit.VisionTransformer, patch=16, depth=12, distilled=distilled, **shape
+    )
+    for family, distilled in (("vit", False), ("deit", True))
+    for size, shape in _VITS.items()
+  },
 }
+
+# Models that are only called; see kdcl_jax.models.called.
+CALLED = called.CALLED
 
 
 def build(
@@ -68,7 +106,8 @@ def build(
   """The linen module that a config names.
 
   Args:
-    name: a name in `MODELS`, or the dotted path of a user's module class.
+    name: a name in `MODELS` or `CALLED`, or the dotted path of a user's module
+      class.
     num_classes: number of classes.
     dtype: compute type.
     axis_name: the mesh axis over which batches are split, under `shard_map`.
@@ -85,7 +124,7 @@ def build(
     >>> build("mlp", num_classes=10, widths=(32,)).widths
     (32,)
   """
-  factory = lookup.find(MODELS, name, f"{field}.name")
+  factory = lookup.find(MODELS | CALLED, name, f"{field}.name")
   given = {"num_classes": num_classes, "dtype": dtype, "axis_name": axis_name}
   accepted = inspect.signature(factory).parameters
   open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
@@ -124,7 +163,8 @@ def init(module: nn.Module, key: jax.Array, x: Any) -> dict[str, Any]:
   except TypeError:  # a user's module that cannot be hashed
     initial = _initial.__wrapped__(module)
   variables = initial({"params": key}, x)
-  return {k: variables[k] for k in ("params", "batch_stats") if k in variables}
+  named = {"params": {}} | variables  # a module may have no weights
+  return {k: named[k] for k in ("params", "batch_stats") if k in named}
 
 
 def forward(

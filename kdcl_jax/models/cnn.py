@@ -42,6 +42,6 @@ class CNN(nn.Module):
       taps[f"f{place}_pre"] = x
       x = nn.relu(x)
       taps[f"f{place}"] = x
-    x = nn.relu(Dense(self.hidden, dtype=self.dtype)(x.reshape(len(x), -1)))
+    x = nn.relu(Dense(self.hidden, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
     taps[f"f{len(self.widths)}"] = x
     return {"logits": Classifier(self.num_classes)(x), "taps": taps}

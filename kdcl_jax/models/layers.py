@@ -97,6 +97,22 @@ def global_pool(x: jax.Array) -> jax.Array:
   return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
+def stem_pool(x: jax.Array) -> jax.Array:
+  """The largest of 3 x 3 around every other position, padded by 1."""
+  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def multiple_of_8(channels: float) -> int:
+  """The nearest multiple of 8, the next one if more than 10% would be lost.
+
+  Example:
+    >>> multiple_of_8(24.0), multiple_of_8(11.2)
+    (24, 16)
+  """
+  nearest = max(8, int(channels + 4) // 8 * 8)
+  return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
   """The largest of each window; maps smaller than a window stay."""
   window = (min(size, x.shape[1]), min(size, x.shape[2]))

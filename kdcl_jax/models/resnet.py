@@ -1,4 +1,4 @@
-"""Residual networks for small images: basic and bottleneck blocks."""
+"""Residual networks for small and large images; basic and bottleneck blocks."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kdcl_jax.models.batch_norm import BatchNorm
-from kdcl_jax.models.layers import Classifier, Conv, global_pool
+from kdcl_jax.models.layers import Classifier, Conv, global_pool, stem_pool
 
 
 class BasicBlock(nn.Module):
@@ -77,27 +77,33 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A residual network with a 3 x 3 stem of stride 1.
+  """A residual network.
 
-  Taps: `f0` after the stem, `f1` ... after each stage (`f1_pre` ... before its
-  last ReLU), the last one the pooled feature.
+  The stem is a 3 x 3 convolution of stride 1, or for large images one of 7 x 7
+  and stride 2 and a max-pooling of stride 2.
+
+  Taps: `f0` after the stem's ReLU, `f1` ... after each stage (`f1_pre` ...
+  before its last ReLU), the last one the pooled feature.
 
   Attributes:
     num_classes: number of classes.
     blocks: blocks in each stage; every stage but the first halves the map.
     widths: channels of the stem and of each stage.
     block: `BasicBlock` or `Bottleneck`.
+    large: whether images are large, as ImageNet's.
     dtype: compute type.
     axis_name: see `BatchNorm`.
 
   Reference: He, Zhang, Ren and Sun, "Deep residual learning for image
-  recognition", 2016, arXiv:1512.03385, section 4.2; shortcuts are option B.
+  recognition", 2016, arXiv:1512.03385, sections 4.1 and 4.2; shortcuts are
+  option B, and the stride of a bottleneck is on its 3 x 3 convolution.
   """
 
   num_classes: int
   blocks: tuple[int, ...] = (3, 3, 3)
   widths: tuple[int, ...] = (16, 16, 32, 64)
   block: Any = BasicBlock
+  large: bool = False
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
@@ -107,9 +113,12 @@ class ResNet(nn.Module):
   ) -> dict[str, Any]:
     """[B, H, W, C] -> logits [B, num_classes] and taps."""
     shared = {"dtype": self.dtype, "axis_name": self.axis_name}
-    x = Conv(self.widths[0], dtype=self.dtype)(x)
+    kernel, strides = (7, 2) if self.large else (3, 1)
+    x = Conv(self.widths[0], kernel, strides, dtype=self.dtype)(x)
     x = nn.relu(BatchNorm(**shared)(x, train=train, mask=mask))
     taps = {"f0": x}
+    if self.large:
+      x = stem_pool(x)
     for stage, (count, width) in enumerate(
       zip(self.blocks, self.widths[1:], strict=True), start=1
     ):

@@ -1,5 +1,6 @@
-"""The vision transformer: patches as tokens, pre-norm blocks, a class token."""
+"""Vision transformers: patches as tokens, pre-norm blocks, a class token."""
 
+import math
 from typing import Any
 
 import jax
@@ -38,11 +39,21 @@ class Attention(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-  """A vision transformer (ViT) of any size.
+  """A vision transformer (ViT) of any size, or DeiT's with a second token.
+
+  Positions are learned on the patches of the first input; on another number of
+  them they are resampled (bicubic), for which the first ones must be a square.
+
+  DeiT's distillation token stands behind the class token and has a head of its
+  own. In training `logits` are the class head's, and a term reaches the other's
+  by `student_logits="distillation_logits"`; in evaluation they are the mean of
+  both.
 
   Taps: `h0` the embedded tokens, `h1` ... the tokens after each block
   [B, 1 + patches, width], `a1` ... the attention scores of each block before
-  the softmax [B, heads, L, L], `pooled` the class token after the last norm.
+  the softmax [B, heads, L, L], `pooled` the class token after the last norm;
+  with a distillation token L is one more, and there are `class_logits` and
+  `distillation_logits` [B, num_classes].
 
   Attributes:
     num_classes: number of classes.
@@ -52,10 +63,13 @@ class VisionTransformer(nn.Module):
     heads: attention heads.
     ratio: width of the MLP over that of the tokens.
     dropout: rate, in training.
+    distilled: whether there is a distillation token.
     dtype: compute type.
 
   Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020,
-  arXiv:2010.11929, equations 1 to 4.
+  arXiv:2010.11929, equations 1 to 4; Touvron et al., "Training data-efficient
+  image transformers and distillation through attention", 2020,
+  arXiv:2012.12877, section 4.
   """
 
   num_classes: int
@@ -65,6 +79,7 @@ class VisionTransformer(nn.Module):
   heads: int = 3
   ratio: int = 4
   dropout: float = 0.0
+  distilled: bool = False
   dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
@@ -90,12 +105,16 @@ class VisionTransformer(nn.Module):
       features, kernel_init=_NORMAL, dtype=self.dtype
     )(y)
     x = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype)(x)
+    grid = x.shape[1:3]
     x = x.reshape(x.shape[0], -1, self.width)
-    token = self.param("token", _NORMAL, (1, 1, self.width))
-    token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
-    x = jnp.concatenate([token.astype(x.dtype), x], 1)
-    position = self.param("position", _NORMAL, (1, x.shape[1], self.width))
-    x = drop(x + position.astype(x.dtype))
+    names = ["token", "distillation_token"] if self.distilled else ["token"]
+    tokens = [self.param(name, _NORMAL, (1, 1, self.width)) for name in names]
+    tokens = [
+      jnp.broadcast_to(token, (x.shape[0], 1, self.width)).astype(x.dtype)
+      for token in tokens
+    ]
+    x = jnp.concatenate([*tokens, x], 1)
+    x = drop(x + self._position(grid, len(tokens)).astype(x.dtype))
     taps = {"h0": x}
     for block in range(1, self.depth + 1):
       mixed, taps[f"a{block}"] = Attention(self.heads, self.dtype)(norm(x))
@@ -103,8 +122,33 @@ class VisionTransformer(nn.Module):
       y = drop(nn.gelu(dense(norm(x), self.ratio * self.width), False))
       x = x + drop(dense(y, self.width))
       taps[f"h{block}"] = x
-    taps["pooled"] = norm(x)[:, 0]
-    return {
-      "logits": Classifier(self.num_classes)(taps["pooled"]),
-      "taps": taps,
-    }
+    x = norm(x)
+    taps["pooled"] = x[:, 0]
+    logits = Classifier(self.num_classes)(x[:, 0])
+    if self.distilled:
+      second = Classifier(self.num_classes)(x[:, 1])
+      taps |= {"class_logits": logits, "distillation_logits": second}
+      if not train:
+        logits = (logits + second) / 2
+    return {"logits": logits, "taps": taps}
+
+  def _position(self, grid: tuple[int, int], tokens: int) -> jax.Array:
+    """The learned positions on a grid of patches: [1, tokens + patches, D]."""
+    length = tokens + grid[0] * grid[1]
+    learned = length
+    if self.has_variable("params", "position"):
+      learned = self.get_variable("params", "position").shape[1]
+    position = self.param("position", _NORMAL, (1, learned, self.width))
+    if learned == length:
+      return position
+    side = math.isqrt(learned - tokens)
+    if side * side != learned - tokens:
+      raise ValueError(
+        f"the image has {grid[0]} x {grid[1]} patches and the positions are"
+        f" those of {learned - tokens}, expected as many or a square number"
+      )
+    square = position[:, tokens:].reshape(1, side, side, self.width)
+    resampled = jax.image.resize(
+      square, (1, *grid, self.width), "cubic", antialias=True
+    ).reshape(1, -1, self.width)
+    return jnp.concatenate([position[:, :tokens], resampled], 1)
