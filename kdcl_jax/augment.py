@@ -3,9 +3,11 @@
 The same view can be made again later, by anyone, alone or in another batch. The
 one exception is `mixup`, whose views also depend on the partner in the batch,
 which is a function of (seed, step) as the batch is. Numbers may change over a
-stage; a view is then a function of the progress of its step as well.
+stage; a view is then a function of the progress of its step as well. What
+`WINDOWS` has is done by the reader, which need not decode what is not seen.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ import numpy as np
 from kdcl_jax import lookup, resampling, schedules
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import integers, uniform
+from kdcl_jax.sources.windows import Window, Windows, random_resized_crop
 
 Batch = dict[str, np.ndarray]
 
@@ -213,15 +216,45 @@ AUGMENTATIONS: dict[str, Callable[..., Callable[[Batch, int], Batch]]] = {
   "mixup": mixup,
   "resolution": resolution,
 }
-_OF_PICTURES = ("pad_crop", "flip", "cutout", "resolution")
+WINDOWS: dict[str, Callable[..., Windows]] = {
+  "random_resized_crop": random_resized_crop
+}
+_KNOWN = AUGMENTATIONS | WINDOWS
+_OF_PICTURES = ("pad_crop", "flip", "cutout", "resolution", *WINDOWS)
 # A schedule may bring these down to 0, where the augmentation is left out.
 _STRENGTHS = {"pad_crop": "pad", "cutout": "size"}
 
 
-def build(
-  sections: Sequence[Mapping[str, Any]],
-) -> Callable[..., Batch]:
+@dataclasses.dataclass(frozen=True)
+class Views:
   """The augmentations of `config.data.augment`, one after the other.
+
+  Attributes:
+    steps: progress -> ((batch, seed) -> batch), one for each.
+    reader: progress -> windows, of what the reader does before these; None
+      where it takes whole pictures.
+  """
+
+  steps: Sequence[Callable[[float], Callable[[Batch, int], Batch]]]
+  reader: Callable[[float], Windows] | None
+
+  def __call__(self, batch: Batch, seed: int, progress: float = 0.0) -> Batch:
+    """A batch of views of what the reader has taken."""
+    for step in self.steps:
+      batch = step(progress)(batch, seed)
+    return batch
+
+  def windows(
+    self, ids: np.ndarray, visits: np.ndarray, seed: int, progress: float
+  ) -> Sequence[Window] | None:
+    """The part of each picture that the reader takes; None for whole ones."""
+    if self.reader is None:
+      return None
+    return self.reader(progress)(ids, visits, seed)
+
+
+def build(sections: Sequence[Mapping[str, Any]]) -> Views:
+  """The augmentations of `config.data.augment`.
 
   Args:
     sections: each with `name` and the arguments of that augmentation. Numbers
@@ -229,33 +262,36 @@ def build(
       that must be whole are rounded.
 
   Returns:
-    (batch, seed, progress=0.0) -> batch.
+    (batch, seed, progress=0.0) -> batch, and what the reader does.
 
   Raises:
     UserError: for an unknown name or argument, or one out of range.
   """
-  steps = []
+  steps, reader = [], None
   for place, section in enumerate(sections):
     field = f"config.data.augment[{place}]"
     if not isinstance(section, Mapping) or "name" not in section:
       raise UserError(
         f"{field} is {section!r}, expected a dictionary like dict(name='flip')."
       )
-    steps.append(_step(section, field))
-
-  def apply(batch: Batch, seed: int, progress: float = 0.0) -> Batch:
-    for step in steps:
-      batch = step(progress)(batch, seed)
-    return batch
-
-  return apply
+    step = _step(section, field)
+    if section["name"] not in WINDOWS:
+      steps.append(step)
+    elif place == 0:
+      reader = step
+    else:
+      raise UserError(
+        f"{field}.name is {section['name']!r}, which chooses what is decoded of"
+        " a picture; expected it first in config.data.augment."
+      )
+  return Views(tuple(steps), reader)
 
 
 def _step(
   section: Mapping[str, Any], field: str
-) -> Callable[[float], Callable[[Batch, int], Batch]]:
-  """From progress to (batch, seed) -> batch; checked for a whole stage."""
-  function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
+) -> Callable[[float], Callable[..., Any]]:
+  """From progress to what a section names; checked for a whole stage."""
+  function = lookup.find(_KNOWN, section["name"], f"{field}.name")
   arguments = {k: v for k, v in section.items() if k != "name"}
   numbers = paced(section, field)
   if not numbers:
@@ -263,7 +299,7 @@ def _step(
     return lambda progress: constant
   strength = _STRENGTHS.get(section["name"])
 
-  def at(progress: float) -> Callable[[Batch, int], Batch]:
+  def at(progress: float) -> Callable[..., Any]:
     values = {name: number(progress) for name, number in numbers.items()}
     if values.get(strength) == 0:
       return lambda batch, seed: batch
@@ -309,7 +345,7 @@ def paced(
   Raises:
     UserError: for an unknown name, or what is no schedule.
   """
-  function = lookup.find(AUGMENTATIONS, section["name"], f"{field}.name")
+  function = lookup.find(_KNOWN, section["name"], f"{field}.name")
   parameters = inspect.signature(function).parameters
   found = {}
   for name, spec in section.items():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from kdcl_jax import augment, label_noise, sources
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import hash64
+from kdcl_jax.sources import patience, reading
 from kdcl_jax.sources.memory import DecodedSource
+from kdcl_jax.sources.windows import Window, centre
 
 _SUBSET, _VALIDATION = 0x5AB5E7, 0x7A11DA
 
@@ -26,6 +28,10 @@ class Split:
     labels: [N] observed labels of all records of the source, noise included.
     true_labels: [N] labels as the source has them; only reports read these.
     shape: shape of an input.
+    window: the part of a picture that is read unless others are asked for;
+      None for the input as the source has it.
+    threads: how many read at a time.
+    patience: seconds to wait for a batch; 0 to wait for ever.
   """
 
   name: str
@@ -34,35 +40,33 @@ class Split:
   labels: np.ndarray
   true_labels: np.ndarray
   shape: tuple[int, ...]
+  window: Window | None = None
+  threads: int = 1
+  patience: float = 0.0
 
   def __len__(self) -> int:
     return len(self.ids)
 
-  def fetch(self, ids: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  def fetch(
+    self, ids: np.ndarray, windows: Sequence[Window] | None = None
+  ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Reads records; one that cannot be read is zeros and not readable.
 
     Args:
       ids: [m] record ids.
+      windows: [m] the part of each picture that is read; `window` where None.
 
     Returns:
       `image` [m, ...] and `label` [m] int32 (observed), and readable [m] bool.
     """
     labels = self.labels[ids].astype(np.int32)
-    if hasattr(self.source, "batch"):
+    if windows is None and self.window is not None:
+      windows = [self.window] * len(ids)
+    if windows is None and hasattr(self.source, "batch"):
       images, readable = self.source.batch(ids)
       return {"image": images, "label": labels}, readable
-    readable = np.ones(len(ids), bool)
-    rows = [None] * len(ids)
-    for row, record in enumerate(ids):
-      try:
-        image = self.source[int(record)]["image"]
-      except sources.UnreadableRecord:
-        readable[row] = False
-        continue
-      if image.shape == self.shape:
-        rows[row] = image
-      else:
-        readable[row] = False
+    rows = reading.rows(self.source, ids, windows, self.shape, self.threads)
+    readable = np.array([row is not None for row in rows])
     some = next((r for r in rows if r is not None), None)
     if some is None:  # so that every batch has the same type
       some = (sources.first_readable(self.source) or {}).get("image")
@@ -112,6 +116,7 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   """
   # A source without test records draws the same ones for every seed of a run.
   train, test, names, shape = sources.load(section, 0)
+  train, test = patience.patient(train), patience.patient(test)
   augment.check(section["augment"], shape)
   true_train, true_test = train.labels(), test.labels()
   classes = len(names)
@@ -128,11 +133,16 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   observed = label_noise.apply(true_train, everything, noise, classes, seed)
   held = _validation(ids, observed, section["validation"], seed)
   seen = observed if noise["validation"] else true_train
-  train_kept = _kept(train, shape, section["memory_gb"])
-  test_kept = _kept(test, shape, section["memory_gb"])
-  split = lambda name, source, chosen, labels, true: Split(
-    name, source, chosen, labels, true, shape
-  )
+  threads = section["threads"] or reading.cores()
+  window = _window(section["crop"], shape)
+  train_kept = _kept(train, shape, section, window, threads)
+  test_kept = _kept(test, shape, section, window, threads)
+
+  def split(name, source, chosen, labels, true) -> Split:
+    own = None if isinstance(source, DecodedSource) else window
+    most = section["patience"]
+    return Split(name, source, chosen, labels, true, shape, own, threads, most)
+
   rest = np.setdiff1d(ids, held)
   return Dataset(
     name=section["source"],
@@ -146,17 +156,36 @@ def load(section: Mapping[str, Any], *, seed: int) -> Dataset:
   )
 
 
+def _window(share: float, shape: tuple[int, ...]) -> Window | None:
+  """What is seen of a picture where nothing is drawn at random."""
+  if not share:
+    return None
+  if len(shape) != 3:
+    raise UserError(
+      f"config.data.crop is {share}, which needs pictures of shape (height,"
+      f" width, channels), but the inputs have shape {shape}."
+    )
+  return centre(share, shape[:2])
+
+
 def _kept(
-  source: sources.Source, shape: tuple[int, ...], limit: float
+  source: sources.Source,
+  shape: tuple[int, ...],
+  section: Mapping[str, Any],
+  window: Window | None,
+  threads: int,
 ) -> sources.Source:
   """The source, its decoded pictures kept in memory where they are small."""
   size = len(source) * float(np.prod(shape)) / 2**30
-  if hasattr(source, "batch") or size > limit:
+  if hasattr(source, "batch") or size > section["memory_gb"]:
     return source
   first = sources.first_readable(source)
   if first is None or first["image"].dtype != np.uint8:
     return source
-  return DecodedSource(source, shape)
+  whole = not section["image_size"]
+  return DecodedSource(
+    source, shape, window=window, whole=whole, threads=threads
+  )
 
 
 def _subset(count: int, limit: int, seed: int, field: str) -> np.ndarray:

@@ -5,17 +5,22 @@ each step has. It carries no state of its own: there is no iterator to save, and
 nothing of the next lesson's subset can leak into the present one.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
 from kdcl_jax.dataset import Split
+from kdcl_jax.sources import ArraySource, patience
+from kdcl_jax.sources.memory import DecodedSource
 
 # step -> (record ids, visits, present), each [rows]
 Plan = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
-Augment = Callable[[dict, int, float], dict]  # rows, seed, progress
+# (rows, seed, progress) -> rows; `windows` of a `kdcl_jax.augment.Views` too.
+Augment = Callable[[dict, int, float], dict]
 Ranks = Callable[[np.ndarray], np.ndarray]  # record ids -> ranks in [0, 1]
+_AHEAD = 2**31  # bytes that are read ahead, at most, but for a batch per thread
 
 
 def stream(
@@ -38,7 +43,8 @@ def stream(
     start: the first step.
     stop: the step after the last one.
     augment: applied to each batch with `seed` and the progress of its step;
-      views are keyed by (seed, record id, visit).
+      views are keyed by (seed, record id, visit). It may have `windows`, which
+      say what is read of each record.
     seed: the stage's seed.
     total_steps: length of the stage, of which `step / total_steps` is done.
     threads: reader threads; 0 reads in the caller's thread. None is 2, or 0
@@ -50,10 +56,13 @@ def stream(
     `weight` (float32, 0 for padding and unreadable records), `unreadable`
     (bool), and `rank` (float32) if asked for.
   """
+  choose = getattr(augment, "windows", None)
 
   def batch(step: int) -> dict[str, np.ndarray]:
     ids, visits, present = plan(step)
-    records, readable = split.fetch(ids)
+    progress = step / total_steps
+    windows = choose(ids, visits, seed, progress) if choose else None
+    records, readable = split.fetch(ids, windows)
     rows = {
       **records,
       "id": ids,
@@ -63,15 +72,28 @@ def stream(
     }
     if rank is not None:
       rows["rank"] = rank(ids)
-    return augment(rows, seed, step / total_steps) if augment else rows
+    return augment(rows, seed, progress) if augment else rows
 
   if threads is None:
-    threads = 0 if augment is None and hasattr(split.source, "batch") else 2
+    threads = 0 if augment is None and _in_memory(split) else 2
   steps = grain.MapDataset.range(start, stop).map(batch)
-  options = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=4 * threads
-  )
-  return iter(steps.to_iter_dataset(options))
+  ahead = 4 * threads
+  if threads and start < stop:  # fewer of large pictures; a float has 4 bytes
+    size = 4 * len(plan(start)[0]) * math.prod(split.shape)
+    ahead = min(max(_AHEAD // size, threads), ahead)
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+  batches = iter(steps.to_iter_dataset(options))
+  if not threads:
+    return batches
+  underway = getattr(split.source, "underway", list)
+  return patience.watched(batches, split.patience, underway)
+
+
+def _in_memory(split: Split) -> bool:
+  source = split.source
+  if isinstance(source, DecodedSource):
+    return source.holds(split.ids)
+  return isinstance(source, ArraySource)
 
 
 def ordered(ids: np.ndarray, batch_size: int) -> tuple[Plan, int]:

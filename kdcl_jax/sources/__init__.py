@@ -17,8 +17,14 @@ class UnreadableRecord(Exception):
 class Source(Protocol):
   """Records 0 ... N-1; the same id is the same record, in every process.
 
-  A source may also have `batch(record_ids) -> (images [n, ...], readable [n])`,
-  which is used instead of single reads where it exists.
+  Several threads read at a time. A source may also have two more methods:
+
+  - `batch(record_ids) -> (images [n, ...], readable [n])`, which is used
+    instead of single reads of whole inputs where it exists;
+  - `view(record_id, window, size) -> image`, the part of a picture that
+    `window(height, width)` names (a `kdcl_jax.sources.windows.Box`), resized to
+    `size`; for sources that need not decode all of it. It is made of the whole
+    picture where there is no such method.
   """
 
   def __len__(self) -> int:

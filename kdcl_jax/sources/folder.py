@@ -11,9 +11,11 @@ from kdcl_jax import lookup
 from kdcl_jax.errors import UserError
 from kdcl_jax.randomness import permute
 from kdcl_jax.sources import Splits, UnreadableRecord
-from kdcl_jax.sources.images import decode, shape_of
+from kdcl_jax.sources.images import decode, shape_of, view
+from kdcl_jax.sources.windows import Window
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
+_HELD = ("test", "val")
 _SPLIT = 0xF01DE4
 _LOOKED_AT = 1000  # headers read of each split to learn the shape
 
@@ -38,13 +40,22 @@ class FolderSource:
     return len(self.paths)
 
   def __getitem__(self, record_id: int) -> dict[str, np.ndarray]:
-    path = self.paths[record_id]
-    try:
-      content = path.read_bytes()
-    except OSError as error:
-      raise UnreadableRecord(str(error)) from error
+    content = self._content(record_id)
     image = decode(content, size=self.size, channels=self.channels)
     return {"image": image, "label": self.label[record_id]}
+
+  def view(
+    self, record_id: int, window: Window, size: tuple[int, int]
+  ) -> np.ndarray:
+    """A part of the picture, resized; see `kdcl_jax.sources.Source`."""
+    content = self._content(record_id)
+    return view(content, window, size, channels=self.channels)
+
+  def _content(self, record_id: int) -> bytes:
+    try:
+      return self.paths[record_id].read_bytes()
+    except OSError as error:
+      raise UnreadableRecord(str(error)) from error
 
   def labels(self) -> np.ndarray:
     """[N] int64."""
@@ -54,8 +65,8 @@ class FolderSource:
 def load(section: Mapping[str, Any], *, seed: int) -> Splits:
   """Reads `path/train/CLASS/*` and `path/test/CLASS/*`, or `path/CLASS/*`.
 
-  In the second form a seeded share of the records, `options.test` (0.2), is the
-  test split.
+  The folder of the test split may also be called `val`. In the second form a
+  seeded share of the records, `options.test` (0.2), is the test split.
 
   Args:
     section: `config.data`: `path`, `image_size`, `channels`, `options`.
@@ -76,19 +87,20 @@ def load(section: Mapping[str, Any], *, seed: int) -> Splits:
       f"config.data.path is {str(root)!r}, which is no folder; expected one"
       " with a sub-folder of PNG or JPEG files for each class."
     )
-  divided = (root / "train").is_dir() and (root / "test").is_dir()
+  held = next((root / n for n in _HELD if (root / n).is_dir()), None)
+  divided = held is not None and (root / "train").is_dir()
   folder = root / "train" if divided else root
   names = _classes(folder)
   made = _found(folder, names)
   if divided:
-    unknown = sorted(set(_classes(root / "test")) - set(names))
+    unknown = sorted(set(_classes(held)) - set(names))
     if unknown:
       raise UserError(
-        f"config.data.path is {str(root)!r}, whose test folder has the class"
-        f" {unknown[0]!r}, which its train folder has not; it has"
+        f"config.data.path is {str(root)!r}, whose {held.name} folder has the"
+        f" class {unknown[0]!r}, which its train folder has not; it has"
         f" {', '.join(names)}."
       )
-    train, test = made, _found(root / "test", names)
+    train, test = made, _found(held, names)
   else:
     share = section["options"].get("test", 0.2)
     if not isinstance(share, float) or not 0 < share < 1:

@@ -9,8 +9,9 @@ import numpy as np
 
 from kdcl_jax import lookup
 from kdcl_jax.errors import UserError
-from kdcl_jax.sources import Splits, UnreadableRecord
-from kdcl_jax.sources.images import decode
+from kdcl_jax.sources import Splits, UnreadableRecord, labels, reading
+from kdcl_jax.sources.images import decode, seen, view
+from kdcl_jax.sources.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +34,29 @@ class TfdsSource:
     return len(self.records)
 
   def __getitem__(self, record_id: int) -> dict[str, np.ndarray]:
-    try:
-      image = self.records[int(record_id)]["image"]
-    except Exception as error:  # whatever a damaged shard raises
-      raise UnreadableRecord(f"{type(error).__name__}: {error}") from error
+    image = self._stored(record_id)
     if isinstance(image, bytes):
       image = decode(image, size=self.size, channels=self.channels)
     return {"image": image, "label": self.label[record_id]}
 
+  def view(
+    self, record_id: int, window: Window, size: tuple[int, int]
+  ) -> np.ndarray:
+    """A part of the picture, resized; see `kdcl_jax.sources.Source`."""
+    image = self._stored(record_id)
+    if isinstance(image, bytes):
+      return view(image, window, size, channels=self.channels)
+    return seen(image, window, size)
+
   def labels(self) -> np.ndarray:
     """[N] int64."""
     return self.label
+
+  def _stored(self, record_id: int) -> bytes | np.ndarray:
+    try:
+      return self.records[int(record_id)]["image"]
+    except Exception as error:  # whatever a damaged shard raises
+      raise UnreadableRecord(f"{type(error).__name__}: {error}") from error
 
 
 _LABELS: dict[tuple[str, str, str], np.ndarray] = {}
@@ -166,7 +179,9 @@ def _source(
   key = (str(builder.data_path), split, label)
   if key not in _LABELS:  # read once, not for each seed of a run
     try:
-      found = np.array([record[label] for record in records], np.int64)
+      found = labels.kept(
+        records, label, builder.data_path, split, reading.cores()
+      )
     except (RuntimeError, IndexError, ValueError) as error:
       raise UserError(
         f"config.data.source has damaged files in {builder.data_path}"
