@@ -12,13 +12,18 @@ curriculum, kd, student; five seeds, each within 0.4) and teachers of 90.1
 Variant `:noisy`: 5,000 training and 1,000 validation records of which 40 % have
 wrong labels, the 2 x 2 of `configs/digits.py`. Expect about 75, 81, 76 and 80 %
 (baseline, curriculum, kd, student); a minute for a seed.
+
+Variant `:mobile`: as 32 x 32 pixels in three channels, a ResNet into half a
+MobileNetV2, which `python -m kdcl_jax.export` then makes ready for a phone.
+8,000 training records and two epochs: 82.6, 77.0 and 76.1 % (teacher, baseline,
+student; one seed); 20 minutes on two busy cores.
 """
 
 from ml_collections import ConfigDict
 
 from kdcl_jax import config as kdcl
 
-VARIANTS = ("", "noisy")
+VARIANTS = ("", "noisy", "mobile")
 
 TEACHER = dict(name="cnn", widths=(32, 64), hidden=128)
 STUDENT = dict(name="cnn", widths=(6, 12), hidden=24)
@@ -32,6 +37,8 @@ def get_config(variant: str = "") -> ConfigDict:
   """The config of a variant."""
   if variant not in VARIANTS:
     raise ValueError(f"no variant {variant!r}; valid are {VARIANTS}")
+  if variant == "mobile":
+    return _mobile()
   noisy = variant == "noisy"
 
   def stage(model: dict, rate: float, **fields: object) -> ConfigDict:
@@ -82,6 +89,32 @@ def get_config(variant: str = "") -> ConfigDict:
       folds=2,
       optimizer=dict(name="adam", learning_rate=1e-3),
       **(dict(steps=150) if noisy else dict(epochs=0.5)),
+    ),
+    **stages,
+  )
+
+
+def _mobile() -> ConfigDict:
+  """A student for a phone: MobileNetV2 with half the channels."""
+  adam = dict(name="adam", learning_rate=2e-3)
+  stage = lambda **fields: kdcl.stage(epochs=2.0, optimizer=adam, **fields)
+  student = dict(name="mobilenet_v2", width=0.5)
+  stages = dict(
+    teacher=stage(model=dict(name="resnet14")),
+    baseline=stage(model=student),
+    student=stage(model=student, teachers=("teacher",), objective=DISTILLED),
+  )
+  return kdcl.run(
+    name="fashion_mnist:mobile",
+    stages=tuple(stages),
+    data=dict(
+      source="tfds:fashion_mnist",
+      image_size=32,
+      channels=3,
+      train_size=9000,
+      validation=1000,
+      mean=(0.286,),
+      std=(0.353,),
     ),
     **stages,
   )
