@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcl_jax import metrics, plots
+from kdcl_jax import metrics, npz, plots
 from kdcl_jax.dataset import Dataset, Split
 from kdcl_jax.page import Pictures, table
 from kdcl_jax.writers import read_json, read_lines
@@ -178,16 +178,17 @@ def comparison(collected: Mapping[str, Any], pictures: Pictures) -> list[str]:
     cells = ["–" if m is None else f"{100 * m:.1f}" for m in means]
     tenths.append([name, *cells])
   parts.append(table(tenths))
-  unreadable = sum(s["unreadable"]["mean"] for s in stages.values())
-  if unreadable:
-    counts = ", ".join(
-      f"{n}: {s['unreadable']['mean']:g}"
-      for n, s in stages.items()
-      if s["unreadable"]["mean"]
-    )
-    parts.append(
-      f"Training records that could not be read, and had no weight: {counts}."
-    )
+  for key, what in (
+    (
+      "unreadable",
+      "Training records that could not be read, and had no weight",
+    ),
+    ("skipped_steps", "Steps skipped, whose loss or gradient was not finite"),
+  ):
+    means = {name: stage[key]["mean"] for name, stage in stages.items()}
+    if any(means.values()):
+      counts = ", ".join(f"{n}: {mean:g}" for n, mean in means.items() if mean)
+      parts.append(f"{what}: {counts}.")
   return parts
 
 
@@ -281,8 +282,8 @@ def difficulty(
   path = next((path for path in paths if path.exists()), None)
   if path is None:
     return []
-  with np.load(path, allow_pickle=False) as rows:
-    ids, values, label = (rows[k] for k in ("record_id", "difficulty", "label"))
+  rows = npz.read_own(path, "record_id", "difficulty", "label")
+  ids, values, label = rows.values()
   parts = [
     "## Difficulty",
     f"Of the training records of seed {seeds[0]}, by `{path.stem}`"

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 
 from kdcl_jax import config as fields
 from kdcl_jax import environment, hosts, train
-from kdcl_jax.errors import UserError
+from kdcl_jax.errors import Stuck, UserError, storage_fault
 
 _MISTAKE = 2  # exit code for a mistake of the user's
 _CONFIG = config_flags.DEFINE_config_file(
@@ -94,8 +95,20 @@ def _done(
       if hosts.is_lead():
         print("Saved; the same command goes on from here.", file=sys.stderr)
       return _INTERRUPTED_CODE.value
+    except OSError as error:
+      if not storage_fault(error):
+        raise
+      raise Stuck(
+        f"--workdir is {str(workdir)!r}, where something cannot be read or"
+        f" written ({error.filename or 'a file'}: {storage_fault(error)});"
+        " what was saved before is kept. Put that right, and the same command"
+        " goes on from there."
+      ) from error
   except UserError as error:
-    print(f"kdcl_jax: {error}", file=sys.stderr)
+    print(f"kdcl_jax: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, Stuck):  # Python would wait for its threads
+      hosts.leave(_MISTAKE)
+      os._exit(_MISTAKE)
     return _MISTAKE
   if hosts.is_lead():
     print(done)
@@ -108,6 +121,16 @@ def quiet_others() -> None:
   logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
   logging.getLogger("kdcl_jax").setLevel(logging.INFO)
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  threading.excepthook = _of_a_thread
+
+
+def _of_a_thread(what: threading.ExceptHookArgs) -> None:
+  """A thread that cannot write its file, as TensorBoard's, shows no trail."""
+  fault = what.exc_value and storage_fault(what.exc_value)
+  if not fault:
+    threading.__excepthook__(what)
+  else:
+    logging.getLogger(__name__).warning("A file cannot be written: %s.", fault)
 
 
 def _parsed(

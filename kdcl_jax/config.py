@@ -8,6 +8,7 @@ range (see `kdcl_jax.fields`). Checks that need more than one section live in
 `kdcl_jax.validation`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ import ml_collections
 from kdcl_jax.errors import UserError, did_you_mean
 from kdcl_jax.experiments.schema import EXPERIMENT
 from kdcl_jax.fields import RUN, SCORER, STAGE, Field, Free
+from kdcl_jax.models import called
+
+_DIRECTORIES = ("difficulty", "export", "report", "score")  # of a run itself
 
 
 def _defaults(schema: Any) -> Any:
@@ -157,6 +161,12 @@ def resolve(config: Mapping) -> dict:
         f"config.stages names {name!r}, which is a field of every config; give"
         " the stage another name."
       )
+    if not name.isidentifier() or len(name) > 100 or name in _DIRECTORIES:
+      raise UserError(
+        f"config.stages names {name!r}, which would be the name of a directory"
+        " of the run; expected letters, digits and '_', not beginning with a"
+        f" digit, and none of {', '.join(_DIRECTORIES)}."
+      )
     if not isinstance(config.get(name), dict):
       others = [k for k in config if k not in RUN]
       raise UserError(
@@ -171,6 +181,7 @@ def resolve(config: Mapping) -> dict:
   resolved = checked(config | {"stages": names}, schema, "config")
   for name in (*names, "scorer"):
     resolved[name]["objective"] = _objective(resolved[name])
+    resolved[name] = called.named(resolved[name], _defaults(STAGE["model"]))
   return resolved
 
 
@@ -204,11 +215,32 @@ def checked(value: Any, schema: Any, path: str) -> Any:
           f"{path}.{key} is no known field{did_you_mean(key, fields)}; the"
           f" fields of {path} are {', '.join(fields)}."
         )
+  for key in value.keys() - fields.keys():
+    _check_plain(value[key], f"{path}.{key}")
   whole = {
     key: checked(value.get(key, _defaults(field)), field, f"{path}.{key}")
     for key, field in fields.items()
   }
   return {key: value[key] for key in value if key not in fields} | whole
+
+
+def _check_plain(value: Any, path: str) -> None:
+  """Refuses what config.json could not hold."""
+  if isinstance(value, dict):
+    for key, one in value.items():
+      _check_plain(one, f"{path}.{key}")
+      if not isinstance(key, str):
+        raise UserError(f"{path} has the key {key!r}, expected a text.")
+  elif isinstance(value, tuple):
+    for one in value:
+      _check_plain(one, path)
+  elif type(value) is float and not math.isfinite(value):
+    raise UserError(f"{path} is {value!r}, expected a finite number.")
+  elif not (value is None or type(value) in (bool, int, float, str)):
+    raise UserError(
+      f"{path} is {value!r}, which is a {type(value).__name__}; expected"
+      " numbers, texts, True, False, and tuples and dictionaries of them."
+    )
 
 
 def _checked_leaf(value: Any, field: Field, path: str) -> Any:

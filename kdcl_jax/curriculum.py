@@ -121,17 +121,6 @@ def present_rows(
   return np.minimum(active - batch * batch_size, batch_size)
 
 
-def local_rows(batch_size: int, host: int, hosts: int) -> slice:
-  """The rows of a global batch that one host reads.
-
-  Example:
-    >>> local_rows(8, 1, 2)
-    slice(4, 8, None)
-  """
-  rows = batch_size // hosts
-  return slice(host * rows, (host + 1) * rows)
-
-
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
   """An order and a course: everything that decides what a step may see.
@@ -166,7 +155,7 @@ class Curriculum:
     self,
     state: CourseState,
     step: int | np.ndarray,
-    rows: slice = slice(None),
+    rows: slice | np.ndarray = slice(None),
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Record ids, visits and presence of (some rows of) the batch at a step.
 
@@ -180,7 +169,11 @@ class Curriculum:
     return ids, chosen.visit[..., rows], chosen.present[..., rows]
 
   def plan(
-    self, state: CourseState, start: int, stop: int, rows: slice = slice(None)
+    self,
+    state: CourseState,
+    start: int,
+    stop: int,
+    rows: slice | np.ndarray = slice(None),
   ) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """`batch` as a function of the step, for steps [start, stop) of a lesson.
 

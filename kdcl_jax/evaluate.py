@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from kdcl_jax import difficulty, metrics, pipeline, step
-from kdcl_jax.curriculum import local_rows
 from kdcl_jax.dataset import Split
 from kdcl_jax.parallel import Parallel
 
@@ -77,13 +76,10 @@ class Evaluator:
     """
     ids = split.ids if ids is None else ids
     plan, batches = pipeline.ordered(ids, self._batch_size)
-    rows = local_rows(
-      self._batch_size, jax.process_index(), jax.process_count()
-    )
+    rows = self._parallel.local_rows(self._batch_size)
     local = lambda index: tuple(array[rows] for array in plan(index))
-    results, unreadable = [], []
+    results = []
     for batch in pipeline.stream(split, local, 0, batches):
-      unreadable.append(batch["id"][batch["unreadable"]])
       batch = self._parallel.put_batch(step.device_batch(batch))
       results.append(self._run(variables, batch))
       if len(results) > 1:  # the devices keep one batch of rows
@@ -95,7 +91,6 @@ class Evaluator:
     return {
       "record_id": ids,
       "label": split.labels[ids],
-      "readable": ~np.isin(ids, np.concatenate(unreadable)),
       **gathered,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from kdcl_jax import command, environment
+from kdcl_jax import command, environment, hosts
 from kdcl_jax.errors import UserError
 from kdcl_jax.experiments import cells, definition, summary, workers
 
@@ -27,6 +27,11 @@ def main(argv: list[str]) -> int:
 def _execute(experiment: dict[str, Any], workdir: pathlib.Path) -> str:
   if _JOBS.value < 1:
     raise UserError(f"--jobs is {_JOBS.value}, expected a whole number >= 1.")
+  if hosts.are_several():
+    raise UserError(
+      "an experiment is the work of one process (and its --jobs), but there are"
+      " several; start it on one host, and pick cells for others by --only."
+    )
   chosen = definition.picked(experiment, _ONLY.value)
   # This process leaves the devices to its workers.
   with environment.only_process(workdir, "experiment"):

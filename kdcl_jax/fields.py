@@ -10,6 +10,7 @@ from typing import Any
 
 from kdcl_jax.bandit import POLICIES, REWARDS
 from kdcl_jax.controller import OPTIONS
+from kdcl_jax.inputs import CHANNELS, METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,12 @@ DATA = {
   "train_size": _whole(0),
   "test_size": _whole(0),
   "image_size": _whole(0),
+  # Of every picture outside training: the middle of this share of its shorter
+  # side; 0 for all of it, its proportions lost.
+  "crop": _share(0.0),
   "memory_gb": _not_negative(2.0),  # keep decoded pictures up to this size
+  "threads": _whole(0),  # that read records; 0 for one for each core
+  "patience": _not_negative(600.0),  # seconds without a batch; 0 for any number
   "channels": _whole(0),
   "label_noise": {
     "kind": _one_of("none", "symmetric", "pair_flip", "confusion"),
@@ -231,9 +237,32 @@ SELECTION = {
   "candidates": _whole(10, 1),  # rows to choose from, times batch_size
 }
 
+# How the model takes a picture; what is empty is as its weights say, or as the
+# data is.
+INPUT = {
+  "mean": DATA["mean"],
+  "std": DATA["std"],
+  "size": Field(
+    0,
+    "a whole number >= 0, or (height, width)",
+    lambda v: (
+      v >= 0
+      if isinstance(v, int)
+      else len(v) == 2 and all(type(side) is int and side >= 1 for side in v)
+    ),
+    kinds=(int, tuple),
+  ),
+  "channels": _one_of("", *CHANNELS),
+  "interpolation": _one_of("", *METHODS),
+}
+
 STAGE = {
   "model": Free({"name": Field("mlp", "a model name or a dotted path")}),
+  # 'timm:NAME', 'hf:OWNER/REPOSITORY', a file, or a stage's directory.
   "weights": _text(),
+  "input": INPUT,
+  # Of a model that is not trained here and knows no more than chance does.
+  "near_chance": _one_of("stop", "warn"),
   "teachers": _names(),
   "objective": Free({}),
   "weighting": WEIGHTING,
@@ -256,6 +285,9 @@ STAGE = {
   "optimizer": OPTIMIZER,
   "curriculum": CURRICULUM,
   "keep": _one_of("last", "best"),
+  # So many steps in a row are skipped, and counted, whose loss or gradient is
+  # not finite; 0 stops at the first.
+  "skip_not_finite": _whole(0),
 }
 
 SCORER = STAGE | {
@@ -286,6 +318,7 @@ RUN = {
   },
   "log_steps": _whole(50, 1),
   "checkpoint_steps": _whole(1000, 1),
+  "checkpoints_kept": _whole(2, 1),  # the last ones; the best stays besides
   "tensorboard": _flag(True),
   "export": _text("student"),
 }
@@ -295,7 +328,11 @@ RUN = {
 CHANGEABLE = (
   "log_steps",
   "checkpoint_steps",
+  "checkpoints_kept",
   "tensorboard",
   "seeds",
   "export",
+  "data.memory_gb",
+  "data.threads",
+  "data.patience",
 )

@@ -1,29 +1,27 @@
 """The processes of a run: how they find each other, stop together and end.
 
 Each process of a run on several hosts is started with the same command. By hand
-it is told the address of process 0, how many there are and which it is; on
-Cloud TPU pods, under Slurm and in indexed Jobs of Kubernetes it finds out.
+it is told the address of process 0, how many there are and which it is; on some
+clusters it finds out (`kdcl_jax.clusters`).
 """
 
-import importlib.util
 import itertools
 import json
 import logging
 import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
 import threading
-import urllib.request
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from kdcl_jax.clusters import Cluster, detected
 from kdcl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,20 +31,6 @@ LOST = 75  # exit code without the other processes: to be started again
 _REPORTING = 1800  # seconds that the others wait for the lead host's report
 _FAREWELL = 10  # seconds that a failing process waits for the others to fail
 _FLAGS = ("--coordinator", "--num_processes", "--process_id")
-_SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
-_METADATA = "computeMetadata/v1/instance/attributes"
-
-
-class Cluster(NamedTuple):
-  """What is known of the processes of a run before they have met.
-
-  Attributes:
-    found: where from, for messages.
-    arguments: for `jax.distributed.initialize`, which finds out the rest.
-  """
-
-  found: str
-  arguments: dict[str, Any]
 
 
 def initialize(
@@ -63,7 +47,8 @@ def initialize(
 
   Args:
     coordinator: HOST:PORT at which process 0 can be reached; None, as the other
-      two, to find out (see `detected`).
+      two, to find out (see
+      `kdcl_jax.clusters`).
     num_processes: how many there are, >= 1; of 1, nothing is looked for.
     process_id: which this one is, in [0, num_processes).
     patience: seconds to wait for the others, >= 1.
@@ -75,7 +60,7 @@ def initialize(
   flags = (coordinator, num_processes, process_id)
   by_hand = any(value is not None for value in flags)
   cluster = _by_hand(*flags) if by_hand else detected()
-  if cluster is None or _several():
+  if cluster is None or are_several():
     return
   # JAX ends a process that has waited in vain with a stack trace.
   timer = threading.Timer(patience, _alone, (cluster.found, patience))
@@ -124,7 +109,7 @@ def leave(failure: int) -> None:
     failure: the exit code of a failure, 0 for none; where an exception is under
       way it is `LOST` if another process is the cause.
   """
-  if not _several():
+  if not are_several():
     return
   error = sys.exception()
   if failure == 0 and error is None:
@@ -147,7 +132,7 @@ def leave(failure: int) -> None:
 
 def is_lead() -> bool:
   """Whether this is the process that speaks and writes for all."""
-  return not _several() or jax.process_index() == 0
+  return not are_several() or jax.process_index() == 0
 
 
 def told_by_lead(value: Any) -> Any:
@@ -160,21 +145,89 @@ def told_by_lead(value: Any) -> Any:
   Returns:
     The lead's value, as JSON has it (tuples are lists).
   """
-  if not _several():
-    return value
-  text = json.dumps(value).encode() if is_lead() else b""
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-  room = np.zeros(size, np.uint8)
-  room[: len(text)] = np.frombuffer(text, np.uint8)
-  told = np.asarray(multihost_utils.broadcast_one_to_all(room), np.uint8)
-  return json.loads(told.tobytes())
+  return gathered(value if is_lead() else None)[0] if are_several() else value
+
+
+def gathered(value: Any) -> list[Any]:
+  """What each process says, by its number; `[value]` of one alone.
+
+  Args:
+    value: what JSON has. All processes call this at the same place.
+
+  Returns:
+    The values, as JSON has them (of one alone: as they are).
+  """
+  if not are_several():
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(text)))
+  room = np.zeros(np.max(sizes), np.uint8)
+  room[: len(text)] = text
+  told = multihost_utils.process_allgather(room)
+  return [
+    json.loads(np.asarray(row[:size], np.uint8).tobytes())
+    for row, size in zip(np.asarray(told), np.asarray(sizes), strict=True)
+  ]
 
 
 def all_agree(yes: bool) -> bool:
   """Whether all processes, which call this at the same place, say yes."""
-  if not _several():
-    return yes
-  return bool(np.all(multihost_utils.process_allgather(np.bool_(yes))))
+  return all(gathered(bool(yes)))
+
+
+def meet() -> None:
+  """Waits for all processes, which call this at the same place.
+
+  What the lead wrote before is then there for all of them.
+  """
+  gathered(None)
+
+
+def by_lead(work: Callable[[], Any]) -> Any:
+  """Does something in the lead process only, for all.
+
+  Args:
+    work: what to do. All processes call this at the same place; they wait for
+      the lead, so what it has written is there for all of them.
+
+  Returns:
+    What `work` returned, as JSON has it.
+
+  Raises:
+    UserError: in all processes, where `work` raised it.
+  """
+  if not are_several():
+    return work()
+  said, mistake = None, ""
+  if is_lead():
+    try:
+      said = work()
+    except UserError as error:
+      mistake = str(error)
+  said, mistake = told_by_lead([said, mistake])
+  if mistake:
+    raise UserError(mistake)
+  return said
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+  """Checks that all processes of a run were given the same.
+
+  Args:
+    facts: name in a sentence -> what must be the same, as JSON has it.
+
+  Raises:
+    UserError: in all processes, where something differs.
+  """
+  said = gathered(dict(facts))
+  for name in facts:
+    others = [i for i, one in enumerate(said) if one[name] != said[0][name]]
+    if others:
+      raise UserError(
+        f"{name} is {said[others[0]][name]!r} in process {others[0]} of the run"
+        f" and {said[0][name]!r} in process 0; start all processes with the"
+        " same command, program and data."
+      )
 
 
 def interruption() -> Callable[[], bool]:
@@ -186,7 +239,7 @@ def interruption() -> Callable[[], bool]:
     True at the same call, and from then on.
   """
   asked: list[bool] = []
-  if not _several():
+  if not are_several():
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
     return lambda: bool(asked)
   # JAX listens for SIGTERM since `initialize`; a handler here would deafen it.
@@ -198,34 +251,6 @@ def interruption() -> Callable[[], bool]:
     return bool(asked)
 
   return agreed
-
-
-def detected() -> Cluster | None:
-  """The cluster that the environment tells of; None for a process alone.
-
-  - Slurm: the variables of a job step, where it has more than one task.
-  - Cloud TPU: libtpu and chips of a TPU, and more than one worker or slice, by
-    GKE's variables or else the metadata of the VM (asked for 3 seconds).
-  - Kubernetes: a pod of an indexed Job, as JobSet makes them, with the package
-    `kubernetes` installed, by which JAX asks for the Job.
-  """
-  environ = os.environ
-  if all(f"SLURM_{name}" in environ for name in _SLURM):
-    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", environ["SLURM_NTASKS"]))
-    if tasks == 1:
-      return None
-    arguments = {"num_processes": tasks, "local_device_ids": _slurm_devices()}
-    return Cluster("a job step of Slurm", arguments)
-  if _has_tpu():
-    several = _tpu_workers() * _tpu_slices() > 1
-    return Cluster("a Cloud TPU pod", {}) if several else None
-  if (
-    "KUBERNETES_SERVICE_HOST" in environ
-    and "JOB_COMPLETION_INDEX" in environ
-    and importlib.util.find_spec("kubernetes")
-  ):
-    return Cluster("an indexed Job of Kubernetes", {})
-  return None
 
 
 def _by_hand(
@@ -272,73 +297,8 @@ def _by_hand(
   )
 
 
-def _slurm_devices() -> list[int] | None:
-  """The GPUs of this task; None for what JAX does, one for each task of a node.
-
-  A task that is alone on its node has all of them, and so has one that Slurm
-  shows no more than its own.
-  """
-  visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-  if not visible or "JAX_LOCAL_DEVICE_IDS" in os.environ:
-    return None
-  gpus = len(visible.split(","))
-  # SLURM_STEP_TASKS_PER_NODE is such as "1(x2)" or "4,2".
-  nodes = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-  alone = bool(nodes) and set(re.sub(r"\(x\d+\)", "", nodes).split(",")) == {
-    "1"
-  }
-  return list(range(gpus)) if alone or gpus == 1 else None
-
-
-def _has_tpu() -> bool:
-  """Whether the machine has a TPU that this process would use."""
-  wanted = jax.config.jax_platforms
-  if wanted and "tpu" not in wanted.split(","):
-    return False
-  if importlib.util.find_spec("libtpu") is None:
-    return False
-  devices = pathlib.Path("/dev")
-  chips = [*devices.glob("accel[0-9]*"), *devices.glob("vfio/[0-9]*")]
-  return bool(chips)
-
-
-def _tpu_workers() -> int:
-  """How many hosts a slice has."""
-  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
-    if name in os.environ:
-      return len(os.environ[name].split(","))
-  return len(_metadata("worker-network-endpoints").split(","))
-
-
-def _tpu_slices() -> int:
-  """How many slices there are."""
-  number = os.environ.get("MEGASCALE_NUM_SLICES")
-  if number is None and "TPU_WORKER_HOSTNAMES" not in os.environ:
-    found = re.search(
-      r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _metadata("tpu-env"), re.M
-    )
-    number = found and found[1]
-  return int(number or 1)
-
-
-def _metadata(key: str) -> str:
-  """An attribute of the VM from its metadata server; "" where there is none."""
-  if os.environ.get("TPU_SKIP_MDS_QUERY"):
-    return ""
-  server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-  request = urllib.request.Request(
-    f"http://{server}/{_METADATA}/{key}", headers={"Metadata-Flavor": "Google"}
-  )
-  direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-  try:
-    with direct.open(request, timeout=3) as answer:
-      return answer.read().decode()
-  except OSError:  # on a TPU elsewhere, which is taken for a host of its own
-    return ""
-
-
-def _several() -> bool:
-  """Whether this process has met others."""
+def are_several() -> bool:
+  """Whether this process has met others, with which it makes a run."""
   return jax.distributed.is_initialized()
 
 

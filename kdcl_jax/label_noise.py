@@ -124,7 +124,7 @@ def _table(value: str | Sequence[Sequence[float]], classes: int) -> np.ndarray:
       )
     try:
       table = np.loadtxt(path, delimiter=",", ndmin=2)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
       raise UserError(
         f"{field} is {value!r}, which is no table: {error}."
       ) from error

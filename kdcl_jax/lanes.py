@@ -81,6 +81,7 @@ class Lanes:
         streams=streams_of(training),
         total_steps=training.total_steps,
         ema=training.ema,
+        skip_not_finite=training.skip_not_finite,
         axis_name=parallel.axis_name,
         traced=self._count_trace,
       ),
@@ -111,7 +112,8 @@ class Lanes:
     if self._width == 1:
       teachers, batch = wishes[0]
       arrays = self._parallel.put_batch(step.device_batch(batch))
-      self._states[0], _ = self._step(self._states[0], teachers, arrays)
+      self._states[0], loss = self._step(self._states[0], teachers, arrays)
+      self._parallel.settle(loss)
       return
     sources = [lane if lane in wishes else min(wishes) for lane in self._range]
     if self._changed:
@@ -125,7 +127,8 @@ class Lanes:
     rows = [step.device_batch(wishes[lane].batch) for lane in sources]
     batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     arrays = self._parallel.put_batch(batch, lanes=True)
-    self._stack, _ = self._step(self._stack, self._taught[1], arrays)
+    self._stack, loss = self._step(self._stack, self._taught[1], arrays)
+    self._parallel.settle(loss)
 
   def lowered(
     self, state: TrainState, batch: Mapping[str, np.ndarray]

@@ -48,7 +48,7 @@ def _imported(table: Mapping[str, Any], name: str, field: str) -> Any:
   module_name, _, attribute = name.rpartition(".")
   try:
     return getattr(importlib.import_module(module_name), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, ValueError, TypeError) as error:
     raise UserError(
       f"{field} is {name!r}, which cannot be imported ({error}); is the file in"
       " the working directory or installed?"

@@ -6,16 +6,27 @@ come evaluation, the course's decision, its actions, the log, the checkpoint.
 """
 
 import dataclasses
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdcl_jax import course, evaluate, optimizer, pipeline, state, step, weights
+from kdcl_jax import (
+  course,
+  evaluate,
+  hosts,
+  optimizer,
+  pipeline,
+  state,
+  step,
+  weights,
+)
 from kdcl_jax.checkpoint import Checkpoints
-from kdcl_jax.curriculum import local_rows
+from kdcl_jax.curriculum import present_rows
+from kdcl_jax.errors import UserError
 from kdcl_jax.lanes import Lanes, Wish, streams_of
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.state import TrainState
@@ -68,9 +79,7 @@ class Loop:
     self.outlet = outlet
     self.lanes, self.lane = lanes, lane
     self.curriculum = training.curriculum
-    self.rows = local_rows(
-      self.curriculum.batch_size, jax.process_index(), jax.process_count()
-    )
+    self.rows = parallel.local_rows(self.curriculum.batch_size)
     controller = self.curriculum.controller
     self.remembers = training.validation is not None and (
       training.keep == "best" or controller.freeze["on"]
@@ -109,7 +118,9 @@ class Loop:
     self.writer = None
     totals, interval = Totals(), {}
     if outlet:
-      self.checkpoints = Checkpoints(outlet.directory / "checkpoints")
+      self.checkpoints = Checkpoints(
+        outlet.directory / "checkpoints", keep=outlet.checkpoints_kept
+      )
       totals, interval = self._restored() or (totals, interval)
       self.writer = MetricsWriter(
         outlet.directory,
@@ -158,11 +169,12 @@ class Loop:
     total = self.training.total_steps
     while self.step < total and not self.course.stopped:
       yield from self._lesson()
+      accuracy = None
       if self.training.validation is not None:
-        self._look()
+        accuracy = self._look()
       else:
         self.course = self.curriculum.controller.update(self.course, 0.0)
-      self._save(self.step - self.saved >= self._checkpoint_steps())
+      self._save(self.step - self.saved >= self._checkpoint_steps(), accuracy)
     self.state = self.tally.take(self.state)
     self.tally.drain()
     self.tally.facts()
@@ -202,8 +214,8 @@ class Loop:
       total_steps=self.training.total_steps,
       rank=rank,
     )
-    for batch in batches:
-      self.tally.totals.count(batch, keep)
+    for batch in self._read(batches):
+      self.tally.totals.count(self.step, batch, self._present(at), keep)
       yield Wish(teachers, batch)
       self.step += 1
       if self.step in self.snapshots and self.outlet is not None:
@@ -219,14 +231,27 @@ class Loop:
         if stop:
           raise Interrupted
 
-  def _look(self) -> None:
-    """Evaluates, lets the course decide, and does what it says."""
+  def _read(self, batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; saves what has been done where none can be read."""
+    try:
+      yield from batches
+    except UserError:
+      self._save(jax.process_count() == 1)  # of several the others go on
+      raise
+
+  def _present(self, at: course.CourseState) -> int:
+    """Rows of the present step's global batch that are there."""
+    active = self.curriculum.active(at, self.step)
+    return int(present_rows(self.step, active, self.curriculum.batch_size))
+
+  def _look(self) -> float | None:
+    """Evaluates and acts; returns the accuracy, None where rolled back."""
     self.state = self.tally.take(self.state)
     self.tally.drain()
     validation = self.training.validation
     records = self.evaluator.records(self.state.variables(), validation)
     self.tally.totals.validated += len(validation.ids)
-    measured = evaluate.measure(records)
+    measured = hosts.told_by_lead(evaluate.measure(records))
     before = self.course
     seen = self._seen()
     self.course = self.curriculum.controller.update(
@@ -234,7 +259,9 @@ class Loop:
     )
     if self.course.improved and self.remembers:
       self.best = _copied(_weights(self.state))
+    accuracy = measured["accuracy"]
     if course.ROLL_BACK in self.course.actions:
+      accuracy = None
       self.state = self.state.replace(**_copied(self.best))
     scale = self.course.learning_rate_scale
     if scale != before.learning_rate_scale:
@@ -262,8 +289,9 @@ class Loop:
         }
       )
       if self.outlet.interrupted():
-        self._save(True)
+        self._save(True, accuracy)
         raise Interrupted
+    return accuracy
 
   def _seen(self) -> dict[str, Any]:
     """What the last step could see of the order."""
@@ -286,7 +314,7 @@ class Loop:
     if self.rescorer is not None:
       self.tally.totals.rescored += len(self.curriculum.order)
     values = reranking.difficulties(
-      self.state.dynamics.get("rerank"),
+      self.parallel.get(self.state.dynamics.get("rerank")),
       self.rescorer,
       self.state.variables(),
       self.training.train,
@@ -299,7 +327,7 @@ class Loop:
   def _snapshot(self, share: float) -> None:
     weights.save(
       weights.snapshot_path(self.outlet.directory, share),
-      jax.device_get(self.state.variables()),
+      self.parallel.get(self.state.variables()),
       {"stage": self.training.model.name, "share": f"{share:g}"},
     )
 
@@ -310,7 +338,7 @@ class Loop:
   def _checkpoint_steps(self) -> int:
     return self.outlet.checkpoint_steps if self.outlet else 0
 
-  def _save(self, due: bool) -> None:
+  def _save(self, due: bool, accuracy: float | None = None) -> None:
     if not due or self.checkpoints is None:
       return
     self.tally.drain()
@@ -324,6 +352,7 @@ class Loop:
         "course": self.course.to_json(),
         **self.tally.facts(),
       },
+      accuracy,
     )
     self.saved = self.step
 
@@ -357,8 +386,14 @@ class Loop:
     return Totals(**facts["totals"]), facts["interval"]
 
   def close(self) -> None:
-    """Waits for checkpoints and closes files."""
-    if self.checkpoints:
+    """Waits for checkpoints and closes files.
+
+    Where this process alone fails it does not wait for what all must save.
+    """
+    failed = isinstance(sys.exception(), Exception) and not isinstance(
+      sys.exception(), Interrupted
+    )
+    if self.checkpoints and not (failed and hosts.are_several()):
       self.checkpoints.close()
     if self.writer:
       self.writer.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from kdcl_jax import command, planning, run
+from kdcl_jax import command, run
 
 _PLAN = flags.DEFINE_bool(
   "plan", False, "Draw all schedules and count the compute; train nothing."
@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
 
 def _execute(config: dict[str, Any], workdir: pathlib.Path) -> str:
   if _PLAN.value:
+    from kdcl_jax import planning  # as the report, slow to import
+
     return planning.execute(config, workdir)
   run.execute(config, workdir)
   return f"The report is {workdir / 'report.html'}."

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
 
 
 def summary(records: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -106,6 +105,8 @@ def auc(values: np.ndarray, positive: np.ndarray) -> float:
   Reference: Hanley and McNeil, "The meaning and use of the area under a
   receiver operating characteristic (ROC) curve", 1982.
   """
+  from scipy import stats  # slow to import
+
   ranks = stats.rankdata(values)
   n, m = positive.sum(), (~positive).sum()
   return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))

@@ -5,12 +5,14 @@ import html
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import markdown
-from matplotlib.figure import Figure
 
 from kdcl_jax.writers import write_text
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure  # slow to import
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -35,7 +37,7 @@ class Pictures:
     """Starts without a picture; the folder is made with the first."""
     self._folder = folder
 
-  def add(self, name: str, title: str, figure: Figure) -> str:
+  def add(self, name: str, title: str, figure: "Figure") -> str:
     """Saves a figure and returns its link."""
     self._folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -67,11 +68,59 @@ class Parallel:
     return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
 
   def put(self, tree: Any) -> Any:
-    """A host tree as device arrays (copies, safe to donate); see `sharding`."""
-    put = lambda leaf: jax.device_put(
-      leaf, self.sharding(leaf), may_alias=False
-    )
+    """A tree as device arrays (copies, safe to donate); see `sharding`.
+
+    On several hosts each has the whole of every array that is not on the
+    devices yet, and puts there what is its own.
+    """
+
+    def put(leaf: Any) -> jax.Array:
+      place = self.sharding(leaf)
+      if jax.process_count() == 1:
+        return jax.device_put(leaf, place, may_alias=False)
+      if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(jnp.copy, out_shardings=place)(leaf)
+      whole = np.asarray(leaf)
+      return jax.make_array_from_callback(
+        whole.shape, place, lambda part: whole[part]
+      )
+
     return jax.tree.map(put, tree)
+
+  def settle(self, tree: Any) -> None:
+    """Waits for arrays where steps must not run ahead of each other.
+
+    That is between processes on CPUs: of many steps on their way, those of one
+    device may take all the threads that another's need (seen with JAX 0.10).
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+      jax.block_until_ready(tree)
+
+  def get(self, tree: Any) -> Any:
+    """A tree of device arrays on the host, whole, on every host."""
+
+    def whole(leaf: Any) -> Any:
+      if isinstance(leaf, jax.Array) and not (
+        leaf.is_fully_addressable or leaf.is_fully_replicated
+      ):
+        return jax.jit(lambda x: x, out_shardings=self.replicated)(leaf)
+      return leaf
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+  def local_rows(self, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this host reads.
+
+    Args:
+      batch_size: rows of the global batch, a multiple of the devices.
+
+    Returns:
+      [rows] ascending.
+    """
+    split = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+    parts = split.addressable_devices_indices_map((batch_size,)).values()
+    every = np.arange(batch_size)
+    return np.sort(np.concatenate([every[part] for part in parts]))
 
   def _rows(self, lanes: bool) -> PartitionSpec:
     """How a batch is split, over its rows."""
@@ -92,10 +141,21 @@ class Parallel:
     split = NamedSharding(self.mesh, self._rows(lanes))
     if jax.process_count() == 1:
       return jax.device_put(batch, split)
-    return jax.tree.map(
-      lambda rows: jax.make_array_from_process_local_data(split, rows),
-      batch,
-    )
+    axis = int(lanes)
+
+    def put(local: np.ndarray) -> jax.Array:
+      size = local.shape[axis] // len(self.mesh.local_devices) * self.devices
+      rows = self.local_rows(size)
+      shape = (*local.shape[:axis], size, *local.shape[axis + 1 :])
+
+      def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[axis].indices(size)
+        own = slice(*np.searchsorted(rows, (start, stop)))
+        return local[:, own] if lanes else local[own]
+
+      return jax.make_array_from_callback(shape, split, part)
+
+    return jax.tree.map(put, batch)
 
   def partition(
     self,

@@ -12,9 +12,11 @@ encoded by Pillow.
 import argparse
 import gzip
 import io
+import math
 import os
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from PIL import Image
 from kdcl_jax.errors import UserError
 
 _FILES = {"train": "train", "test": "t10k"}
+_MOST = 2**30  # bytes that a file may hold, 20 times those of Fashion-MNIST
 
 
 def fashion_mnist(folder: pathlib.Path, data_dir: str | None) -> pathlib.Path:
@@ -106,13 +109,21 @@ def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
   if not path.exists():
     raise UserError(f"--from lacks the file {str(path)!r}.")
   try:
-    content = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(content, ">i4", axes, offset=4)
-    pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if content[:4] != bytes([0, 0, 8, axes]):
-      raise ValueError(f"it begins with {content[:4].hex()}")
-    return pixels.reshape(shape)
-  except (OSError, EOFError, ValueError) as error:
+    with gzip.open(path) as file:
+      magic, sizes = file.read(4), file.read(4 * axes)
+      if magic != bytes([0, 0, 8, axes]) or len(sizes) < 4 * axes:
+        raise ValueError(f"it begins with {magic.hex()}")
+      shape = np.frombuffer(sizes, ">u4").tolist()
+      count = math.prod(shape)
+      if count > _MOST:
+        raise ValueError(f"its header promises {count} bytes")
+      content = file.read(count + 1)  # to the end, where the checksum is
+    if len(content) != count:
+      raise ValueError(
+        f"it holds other than the {count} bytes that it promises"
+      )
+    return np.frombuffer(content, np.uint8).reshape(shape)
+  except (OSError, EOFError, ValueError, zlib.error) as error:
     raise UserError(
       f"--from holds {str(path)!r}, which is no idx file of bytes with {axes}"
       f" axes ({error})."

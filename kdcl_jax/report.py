@@ -12,6 +12,7 @@ from typing import Any
 
 from kdcl_jax import chapters, page, results
 from kdcl_jax.dataset import Dataset
+from kdcl_jax.export import chapter
 from kdcl_jax.writers import read_json, write_text
 
 
@@ -46,6 +47,7 @@ def write(
       *chapters.course(workdir, stages, seeds, pictures),
       *chapters.difficulty(workdir, config, dataset, seeds, pictures),
       *chapters.ledger(collected),
+      *chapter.exported(workdir),
       *chapters.how(workdir),
     )
     if part

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kdcl_jax import statistics
-from kdcl_jax.writers import read_json, write_json
+from kdcl_jax import npz, statistics
+from kdcl_jax.errors import UserError
+from kdcl_jax.writers import damaged, read_json, read_sealed, write_json
 
 SCHEMA_VERSION = 1
 _MEASURED = ("accuracy", "loss", "calibration_error")
@@ -51,7 +52,7 @@ def collect(
   for stage in stages:
     paths = [workdir / stage / f"seed_{seed}" / "result.json" for seed in seeds]
     if all(path.exists() for path in paths):
-      found[stage] = [read_json(path) for path in paths]
+      found[stage] = [read_sealed(path) for path in paths]
     else:
       missing += [
         f"{stage}/seed_{seed}"
@@ -63,14 +64,24 @@ def collect(
     "name": read_json(workdir / "config.json").get("name", ""),
     "seeds": list(seeds),
     "missing": missing,
-    "stages": {stage: _stage(rows) for stage, rows in found.items()},
+    "stages": {
+      stage: _told(workdir / stage, rows) for stage, rows in found.items()
+    },
     "comparisons": [
       _comparison(workdir, a, b, found, seeds) for a, b in _pairs(found)
     ],
   }
 
 
+def _told(directory: pathlib.Path, rows: list[dict]) -> dict[str, Any]:
+  try:
+    return _stage(rows)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(damaged(directory / "*/result.json", error)) from error
+
+
 def _stage(rows: list[dict]) -> dict[str, Any]:
+  rows = [{"skipped_steps": 0} | row for row in rows]  # of earlier versions
   first = rows[0]
   over = lambda *path: statistics.summary([_at(row, *path) for row in rows])
   test = {name: over("test", name) for name in _MEASURED}
@@ -102,6 +113,7 @@ def _stage(rows: list[dict]) -> dict[str, Any]:
     "train_seconds": over("train_seconds"),
     "total_seconds": over("total_seconds"),
     "unreadable": over("unreadable"),
+    "skipped_steps": over("skipped_steps"),
     "ledger": {name: over("ledger", name) for name in first["ledger"]},
   }
 
@@ -167,6 +179,6 @@ def _comparison(
 
 def _correct(workdir: pathlib.Path, stage: str, seed: int) -> np.ndarray:
   path = workdir / stage / f"seed_{seed}" / "test_predictions.npz"
-  with np.load(path, allow_pickle=False) as rows:
-    order = np.argsort(rows["record_id"])
-    return (rows["prediction"] == rows["label"])[order]
+  rows = npz.read_own(path, "record_id", "prediction", "label")
+  order = np.argsort(rows["record_id"])
+  return (rows["prediction"] == rows["label"])[order]

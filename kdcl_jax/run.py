@@ -10,7 +10,6 @@ from kdcl_jax import (
   export,
   hosts,
   parallel,
-  report,
   results,
   scoring,
   train,
@@ -64,9 +63,11 @@ def execute(
         interrupted,
       )
     compared = results.write(workdir, config["stages"], list(seeds))
-    if config["export"]:
+    if config["export"] and hosts.is_lead():
       export.student(workdir, config, data[seeds[-1]], compared)
-    if reported:
+    if reported and hosts.is_lead():
+      from kdcl_jax import report  # matplotlib is slow to import
+
       report.write(
         workdir,
         config,
@@ -83,12 +84,21 @@ def _train(
   interrupted: Callable[[], bool],
 ) -> None:
   """Trains the stages of some seeds, each stage of all of them together."""
-  scoreless = {run.seed: run.dataset for run in runs if not run.is_scored()}
+  for run in runs:
+    run.screen()
+  scoreless = {run.seed: run for run in runs if not run.is_scored()}
   if scoreless:
-    scored = scoring.cross_fitted(config, scoreless, runs[0].parallel)
-    for run in runs:
-      if run.seed in scored:
-        run.take_scores(scored[run.seed])
+    scored = scoring.cross_fitted(
+      config,
+      {seed: run.dataset for seed, run in scoreless.items()},
+      runs[0].parallel,
+      outlets=lambda seed, fold: scoreless[seed].scorer_outlet(
+        fold, interrupted, quiet=seed != min(scoreless)
+      ),
+      width=len(runs),
+    )
+    for seed, run in scoreless.items():
+      run.take_scores(scored[seed])
   for name in config["stages"]:
     due = [run for run in runs if not run.is_done(name)]
     prepared = [run.prepare(name) for run in due]

@@ -8,7 +8,7 @@ steps of its trainings how it went with the others (streams, in fold).
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,36 @@ def uses_scorer(section: Mapping[str, Any]) -> bool:
   return ordered and curriculum["difficulty"]["source"] == "scorer"
 
 
+def outlet(
+  config: Mapping[str, Any],
+  folder: pathlib.Path,
+  fold: int,
+  interrupted: Callable[[], bool],
+  *,
+  quiet: bool,
+) -> train.Outlet:
+  """Where the training of a fold leaves its traces.
+
+  Args:
+    config: a resolved config.
+    folder: the difficulties of a seed.
+    fold: the number of the fold.
+    interrupted: asked after each step; see `train.Outlet`.
+    quiet: whether to leave the terminal alone.
+
+  Returns:
+    The outlet.
+  """
+  return train.Outlet(
+    directory=folder / f"scorer_fold_{fold}",
+    log_steps=config["log_steps"],
+    checkpoint_steps=config["checkpoint_steps"],
+    checkpoints_kept=config["checkpoints_kept"],
+    quiet=quiet,
+    interrupted=interrupted,
+  )
+
+
 def needed(config: Mapping[str, Any]) -> dict[str, Score]:
   """The scores, by name, that the orders of a config's stages need."""
   found = {}
@@ -125,6 +155,8 @@ def cross_fitted(
   parallel: Parallel,
   *,
   streams: Mapping[str, Stream] | None = None,
+  outlets: Callable[[int, int], train.Outlet | None] = lambda seed, fold: None,
+  width: int = 0,
 ) -> dict[int, Scored]:
   """Difficulty by the scorer, trained anew for each fold on the other folds.
 
@@ -137,10 +169,15 @@ def cross_fitted(
       trainings. Those of a fold train together.
     parallel: where to run.
     streams: name -> what the train steps carry along.
+    outlets: (seed, fold) -> where that training leaves its traces.
+    width: see `kdcl_jax.lanes.Lanes`.
 
   Returns:
     For each seed the tables of `scores_of(config)` and of the streams, and what
     else the models say of the records.
+
+  Raises:
+    train.Interrupted: after saving, where an outlet was asked to stop.
   """
   if not datasets:
     return {}
@@ -158,7 +195,8 @@ def cross_fitted(
       section["folds"],
     )
     trainings = [one.training(fold) for one in fittings.values()]
-    outcomes = train.fit_together(trainings, parallel, [None] * len(trainings))
+    places = [outlets(seed, fold) for seed in fittings]
+    outcomes = train.fit_together(trainings, parallel, places, width=width)
     for one, training, outcome in zip(
       fittings.values(), trainings, outcomes, strict=True
     ):
@@ -207,7 +245,7 @@ class _Fitting:
     self._test.append(looking.rows(self._dataset.test))
     for name, stream in self._streams.items():
       self._in_fold[name].add(
-        self._part != fold, stream, outcome.dynamics[name]
+        self._part != fold, stream, place.get(outcome.dynamics[name])
       )
     ledger = training.ledger(outcome.totals)
     self._spent["training_forwards"] += ledger["example_forwards"]

@@ -12,10 +12,13 @@ import numpy as np
 from kdcl_jax import (
   evaluate,
   examiner,
+  hosts,
   metrics,
   models,
   npz,
+  pretrained,
   scoring,
+  screening,
   stages,
   tables,
   train,
@@ -25,7 +28,7 @@ from kdcl_jax.curriculum import stage_seed
 from kdcl_jax.dataset import Dataset
 from kdcl_jax.parallel import Parallel
 from kdcl_jax.tally import Totals
-from kdcl_jax.writers import write_bytes, write_json
+from kdcl_jax.writers import write_bytes, write_sealed
 
 
 class Prepared(NamedTuple):
@@ -61,7 +64,7 @@ class SeedRun:
 
   def is_done(self, name: str) -> bool:
     """Whether a stage's result has been written."""
-    return (self.directory(name) / "result.json").exists()
+    return hosts.told_by_lead((self.directory(name) / "result.json").exists())
 
   def prepare(self, name: str) -> Prepared:
     """Everything that decides the outcome of a stage."""
@@ -93,6 +96,7 @@ class SeedRun:
     """
     training = prepared.training
     variables = outcome.variables if outcome else training.model.variables
+    hosts.meet()  # the lead has written the snapshots
     model = dataclasses.replace(
       training.model,
       variables=variables,
@@ -101,22 +105,56 @@ class SeedRun:
     self._models[name] = model
     weights.save(
       self.directory(name) / "weights.safetensors",
-      jax.device_get(variables),
-      {"stage": name, "model": self.config[name]["model"]["name"]},
+      self.parallel.get(variables),
+      {"stage": name} | self._header(name),
     )
     self._result(name, prepared, model, outcome)
+    hosts.meet()  # before anyone reads them
+
+  def _header(self, name: str) -> dict[str, str]:
+    """What the weights of a stage are of, for who takes them elsewhere."""
+    section = self.config[name]
+    view = pretrained.input_of(section, self.config["data"], f"config.{name}")
+    return pretrained.header(section, view, self.dataset.shape)
+
+  def screen(self) -> None:
+    """Looks at the models that come trained, before any step is taken.
+
+    Raises:
+      UserError: where one knows nothing; see `kdcl_jax.screening`.
+    """
+    validation = self.dataset.validation
+    for name in self.config["stages"]:
+      section = self.config[name]
+      if not screening.is_given(section) or self.is_done(name):
+        continue
+      model = stages.model_of(
+        name,
+        section,
+        self.config["data"],
+        self.dataset,
+        self.parallel,
+        stage_seed(self.seed, name),
+      )
+      evaluator = evaluate.Evaluator(
+        model.forward,
+        self.parallel,
+        batch_size=min(512, len(validation.ids)),
+      )
+      seen = evaluate.readable(evaluator.records(model.variables, validation))
+      screening.check_accuracy(name, section, seen, self.seed)
 
   def outlet(
     self, name: str, interrupted: Callable[[], bool], *, quiet: bool
   ) -> train.Outlet:
     """Where a stage leaves its traces."""
-    lead = jax.process_index() == 0
     return train.Outlet(
       directory=self.directory(name),
       log_steps=self.config["log_steps"],
       checkpoint_steps=self.config["checkpoint_steps"],
-      tensorboard=self.config["tensorboard"] and lead,
-      quiet=quiet or not lead,
+      checkpoints_kept=self.config["checkpoints_kept"],
+      tensorboard=self.config["tensorboard"],
+      quiet=quiet,
       interrupted=interrupted,
     )
 
@@ -144,9 +182,9 @@ class SeedRun:
     found = {}
     for share in self.config[name]["snapshots"]:
       path = weights.snapshot_path(self.directory(name), share)
-      if path.exists():
+      if hosts.told_by_lead(path.exists()):
         loaded = weights.load(path, f"config.{name}.snapshots")
-        fitting = weights.fit(loaded, jax.device_get(like), str(path))
+        fitting = weights.fit(loaded, self.parallel.get(like), str(path))
         found[share] = self.parallel.put(fitting)
     return found
 
@@ -191,11 +229,21 @@ class SeedRun:
   def is_scored(self) -> bool:
     """Whether the tables that the orders need of the scorer are there."""
     needed = scoring.needed(self.config)
-    return all(p.exists() for name in needed for p in self._scorer_tables(name))
+    paths = [path for name in needed for path in self._scorer_tables(name)]
+    return hosts.told_by_lead(all(path.exists() for path in paths))
+
+  def scorer_outlet(
+    self, fold: int, interrupted: Callable[[], bool], *, quiet: bool
+  ) -> train.Outlet:
+    """Where the scorer's training of a fold leaves its traces."""
+    return scoring.outlet(
+      self.config, self._tables, fold, interrupted, quiet=quiet
+    )
 
   def take_scores(self, scored: scoring.Scored) -> None:
     """Saves the tables that the orders need of the scorer."""
     scored.save(self._tables, scoring.needed(self.config))
+    hosts.meet()
 
   def _scorer_tables(self, name: str) -> list[pathlib.Path]:
     """The files of a score, of the training and the test records."""
@@ -218,7 +266,7 @@ class SeedRun:
         options = section["curriculum"]["difficulty"]
         return self._scored(options["score"])[1].of(test.ids, name)
     path = self._tables / "first_stage_test.npz"
-    if not path.exists():
+    if not hosts.told_by_lead(path.exists()):
       model = self._model(self.config["stages"][0])
       for split, target in (
         (self.dataset.train, self._tables / "first_stage.npz"),
@@ -232,6 +280,7 @@ class SeedRun:
           parallel=self.parallel,
           provenance={"fingerprint": self.dataset.fingerprint},
         ).save(target)
+      hosts.meet()
     return tables.load(path, str(path)).of(test.ids, str(path))
 
   def _result(
@@ -269,7 +318,7 @@ class SeedRun:
     }
     seen = evaluator.records(model.variables, self.dataset.validation)
     totals = outcome.totals if outcome else Totals()
-    write_json(
+    write_sealed(
       directory / "result.json",
       {
         "stage": name,
@@ -286,6 +335,8 @@ class SeedRun:
         "final_fraction": outcome.course.fraction if outcome else 1.0,
         "kept": section["keep"],
         "unreadable": len(totals.unreadable),
+        "unreadable_records": totals.unreadable,
+        "skipped_steps": totals.skipped,
         "ledger": {
           **prepared.training.ledger(totals),
           "validation_forwards": totals.validated,
@@ -301,9 +352,9 @@ class SeedRun:
 
   def _predictions(self, stage: str, ids: np.ndarray) -> np.ndarray:
     path = self.directory(stage) / "test_predictions.npz"
-    with np.load(path, allow_pickle=False) as rows:
-      place = {record: i for i, record in enumerate(rows["record_id"])}
-      return rows["prediction"][[place[record] for record in ids]]
+    rows = npz.read_own(path, "record_id", "prediction")
+    place = {record: i for i, record in enumerate(rows["record_id"])}
+    return rows["prediction"][[place[record] for record in ids]]
 
 
 def flops_per_example(model: train.Model, shape: tuple[int, ...]) -> float:
@@ -316,5 +367,9 @@ def flops_per_example(model: train.Model, shape: tuple[int, ...]) -> float:
   variables = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model.variables
   )
-  cost = forward.lower(variables, batch).cost_analysis() or {}
+  lowered = forward.lower(variables, batch)
+  try:
+    cost = lowered.cost_analysis() or {}
+  except jax.errors.JaxRuntimeError:  # a called model, its shapes still open
+    cost = lowered.compile().cost_analysis() or {}
   return float(cost.get("flops", 0.0))

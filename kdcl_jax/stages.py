@@ -19,12 +19,12 @@ from kdcl_jax import (
   objective,
   optimizer,
   pacing,
+  pretrained,
   reranking,
   reweighting,
   selection,
   step,
   terms,
-  weights,
 )
 from kdcl_jax.curriculum import Curriculum, stage_seed
 from kdcl_jax.dataset import Dataset, Split
@@ -93,17 +93,16 @@ def model_of(
   """
   path = f"config.{name}"
   module = module_of(section, dataset.num_classes, parallel.axis_name, path)
-  example = np.zeros((1, *dataset.shape), np.float32)
+  view = pretrained.input_of(section, data, path)
+  example = np.zeros((1, *view.shape(dataset.shape)), np.float32)
   key = jax.random.fold_in(jax.random.key(seed), 0)
-  forward = step.forward_of(module, "image", data["mean"], data["std"])
+  forward = step.forward_of(module, "image", *view)
   if shapes_only:
     init = lambda: models.init(module, key, example)
     return Model(name, forward, jax.eval_shape(init))
   variables = models.init(module, key, example)
   if section["weights"]:
-    field = f"{path}.weights"
-    loaded = weights.load(section["weights"], field)
-    variables = weights.fit(loaded, jax.device_get(variables), field)
+    variables = pretrained.variables(section, jax.device_get(variables), path)
   return Model(name, forward, parallel.put(variables))
 
 
@@ -324,6 +323,7 @@ def training_of(
     reranking=reranking_of(course, order, f"{path}.curriculum.rerank"),
     teacher_pacing=teacher_pacing_of(section, path) if teachers else None,
     snapshots=section["snapshots"],
+    skip_not_finite=section["skip_not_finite"],
     two_gradients=optimizer.wants_two_gradients(section["optimizer"]),
     optimizer=optimizer.build(
       section["optimizer"], cycle, path=f"{path}.optimizer"

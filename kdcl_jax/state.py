@@ -29,7 +29,10 @@ class TrainState:
       `kdcl_jax.difficulty.STREAMS`; {} where there is none.
     sums: metric name -> float32 (2,) sum and weight since the last log line.
     lesson: float32 (3,), loss, hits and examples summed since the lesson began.
-    bad_step: int32, the first step whose loss was not finite; -1 if none.
+    skips: int32 (2,), steps skipped because loss or gradient was not finite,
+      and how many of them the last steps were, in a row.
+    bad_step: int32, the first step that was not finite and not skipped; -1 if
+      none.
   """
 
   step: jax.Array
@@ -44,6 +47,7 @@ class TrainState:
   dynamics: dict[str, Tree]
   sums: dict[str, jax.Array]
   lesson: jax.Array
+  skips: jax.Array
   bad_step: jax.Array
 
   def variables(self) -> dict[str, Tree]:
@@ -104,5 +108,6 @@ def create(
     dynamics=dynamics or {},
     sums={name: jnp.zeros(2, jnp.float32) for name in metrics},
     lesson=jnp.zeros(3, jnp.float32),
+    skips=jnp.zeros(2, jnp.int32),
     bad_step=jnp.full((), -1, jnp.int32),
   )

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 
 def summary(values: Sequence[float]) -> dict:
@@ -43,7 +43,7 @@ def paired_t_interval(
   """
   d = np.asarray(differences, float)
   error = d.std(ddof=1) / math.sqrt(len(d))
-  half = stats.t.ppf((1 + confidence) / 2, len(d) - 1) * error
+  half = _stats().t.ppf((1 + confidence) / 2, len(d) - 1) * error
   return float(d.mean() - half), float(d.mean() + half)
 
 
@@ -78,7 +78,7 @@ def paired_records_interval(
   only_other = int(np.sum(other & ~correct))
   difference = (only_first - only_other) / n
   variance = only_first + only_other - (only_first - only_other) ** 2 / n
-  half = stats.norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / n
+  half = _stats().norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / n
   return float(difference - half), float(difference + half)
 
 
@@ -88,3 +88,9 @@ def verdict(interval: tuple[float, float]) -> str:
   if low > 0:
     return "better"
   return "worse" if high < 0 else "no difference shown"
+
+
+def _stats() -> Any:
+  from scipy import stats  # slow to import
+
+  return stats

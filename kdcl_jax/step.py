@@ -12,6 +12,7 @@ from flax import linen as nn
 from kdcl_jax import difficulty, models, objective
 from kdcl_jax import reweighting as weightings
 from kdcl_jax.difficulty import Stream
+from kdcl_jax.inputs import Input
 from kdcl_jax.losses.reductions import all_sum
 from kdcl_jax.reweighting import Reweighting
 from kdcl_jax.selection import Selection
@@ -29,8 +30,7 @@ class _ForwardPass:
 
   module: nn.Module
   input_name: str
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  view: Input
 
   def __call__(
     self,
@@ -40,7 +40,7 @@ class _ForwardPass:
     train: bool = False,
     rngs: Mapping[str, jax.Array] | None = None,
   ) -> tuple[dict[str, Any], dict[str, Any]]:
-    x = preprocess(batch[self.input_name], self.mean, self.std)
+    x = self.view(batch[self.input_name])
     mask = batch["weight"] > 0
     outputs, stats = models.forward(
       self.module, variables, x, train=train, mask=mask, rngs=rngs
@@ -51,53 +51,32 @@ class _ForwardPass:
 def forward_of(
   module: nn.Module,
   input_name: str,
-  mean: Sequence[float],
-  std: Sequence[float],
+  mean: Sequence[float] = (),
+  std: Sequence[float] = (),
+  size: Sequence[int] = (),
+  channels: str = "",
+  interpolation: str = "bilinear",
 ) -> Forward:
   """The forward pass of a model from a batch as the pipeline delivers it.
 
-  Integer inputs are scaled to [0, 1]; then `(x - mean) / std` per channel.
+  Integer inputs are scaled to [0, 1], then come channels, size, and `(x - mean)
+  / std` per channel.
 
   Args:
     module: the model.
     input_name: the batch's key of the input.
     mean: per channel, or empty for none.
     std: per channel, or empty for none.
+    size: (height, width), or empty for as it comes.
+    channels: see `kdcl_jax.inputs.Input`.
+    interpolation: see `kdcl_jax.inputs.Input`.
 
   Returns:
     `forward(variables, batch, train=False, rngs=None) -> (outputs,
     batch_stats)`. Forward passes of equal arguments are equal.
   """
-  return _ForwardPass(module, input_name, tuple(mean), tuple(std))
-
-
-def preprocess(
-  x: jax.Array, mean: Sequence[float] = (), std: Sequence[float] = ()
-) -> jax.Array:
-  """Scales an integer input to [0, 1] and standardises its channels.
-
-  Args:
-    x: [B, ...] or [B, H, W, C], any real type.
-    mean: C numbers (or 1), or () for 0.
-    std: C numbers (or 1), or () for 1.
-
-  Returns:
-    float32 of the same shape.
-
-  Example:
-    >>> import numpy as np
-    >>> preprocess(np.array([[255]], np.uint8), (0.5,), (0.5,)).tolist()
-    [[1.0]]
-  """
-  if jnp.issubdtype(x.dtype, jnp.integer):
-    x = jnp.asarray(x, jnp.float32) / 255.0
-  x = jnp.asarray(x, jnp.float32)
-  shape = (1,) * (x.ndim - 1) + (-1,)
-  if len(mean):
-    x = x - jnp.reshape(jnp.asarray(mean, jnp.float32), shape)
-  if len(std):
-    x = x / jnp.reshape(jnp.asarray(std, jnp.float32), shape)
-  return x
+  view = Input(tuple(mean), tuple(std), tuple(size), channels, interpolation)
+  return _ForwardPass(module, input_name, view)
 
 
 def train_body(
@@ -113,6 +92,7 @@ def train_body(
   selection: Selection | None = None,
   total_steps: int,
   ema: float = 0.0,
+  skip_not_finite: int = 0,
   axis_name: str | None = None,
   traced: Callable[[], None] = lambda: None,
 ) -> Callable[[TrainState, Sequence[Any], Batch], tuple[TrainState, jax.Array]]:
@@ -131,6 +111,8 @@ def train_body(
     selection: which rows of an oversized batch are trained on; None for all.
     total_steps: length of the stage.
     ema: decay of the moving average; 0 for none.
+    skip_not_finite: so many steps in a row whose loss, gradient or update is
+      not finite change nothing but what counts them; 0 for none.
     axis_name: the mesh axis under `shard_map`.
     traced: called once for each trace.
 
@@ -264,9 +246,36 @@ def train_body(
       lesson=state.lesson + jnp.stack([loss * count, hits, count]),
       bad_step=bad_step,
     )
+    if skip_not_finite:
+      finite &= _finite((updates, stats, parts_state, gradients))
+      new = _unless(finite, state, new, skip_not_finite)
     return new, loss
 
   return body
+
+
+def _finite(tree: Any) -> jax.Array:
+  """Whether all numbers are."""
+  leaves = [
+    jnp.all(jnp.isfinite(leaf))
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(leaves))
+
+
+def _unless(
+  finite: jax.Array, old: TrainState, new: TrainState, most: int
+) -> TrainState:
+  """The new state; the old one, a step on, where that is not finite."""
+  row = jnp.where(finite, 0, old.skips[1] + 1)
+  kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+  bad = (old.bad_step < 0) & (row > most)
+  return kept.replace(
+    step=new.step,
+    skips=jnp.stack([old.skips[0] + ~finite, row]),
+    bad_step=jnp.where(bad, old.step, old.bad_step),
+  )
 
 
 def metric_names(
@@ -300,8 +309,9 @@ def record_body(
     axis_name: the mesh axis under `shard_map`.
 
   Returns:
-    `body(variables, batch)` -> arrays [B]: `prediction`, `confidence` (the
-    largest probability), `loss` (cross-entropy), and the scores.
+    `body(variables, batch)` -> arrays [B]: `readable` (bool), `prediction`,
+    `confidence` (the largest probability), `loss` (cross-entropy), and the
+    scores.
   """
 
   def body(variables: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -323,6 +333,7 @@ def record_body(
     log_p = jax.nn.log_softmax(logits)
     loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
     return {
+      "readable": batch["weight"] > 0,
       "prediction": jnp.argmax(logits, -1),
       "confidence": jnp.exp(jnp.max(log_p, -1)),
       "loss": loss,

@@ -8,7 +8,7 @@ every stream in fold. Each becomes a table under `difficulty/seed_K/`, with
 import itertools
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from kdcl_jax import dataset as datasets
 from kdcl_jax import (
   difficulty,
   environment,
+  hosts,
   metrics,
   npz,
   parallel,
@@ -24,6 +25,7 @@ from kdcl_jax import (
   statistics,
   survey_chapters,
   tables,
+  train,
   validation,
 )
 from kdcl_jax.writers import read_json, write_json
@@ -47,10 +49,12 @@ def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     workdir: where everything goes, the tables to `difficulty/`.
 
   Returns:
-    What `scores.json` holds; see docs/results.md.
+    What `scores.json` holds, see docs/results.md; of several processes in the
+    lead.
 
   Raises:
     UserError: for a mistake in the config, before any device work.
+    train.Interrupted: after saving, when the process was asked to end.
   """
   validation.check_scorer(config)
   parallel.check(config)
@@ -59,16 +63,33 @@ def execute(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
   validation.check_scorer_data(config, first)
   with environment.only_process(workdir):
     environment.record(config, workdir, first)
+    interrupted = hosts.interruption()
     devices = parallel.create(**config["parallel"])
     validation.check_devices(config, devices.devices, scorer_only=True)
     for start in range(0, len(seeds), config["vmap_seeds"]):
       group = seeds[start : start + config["vmap_seeds"]]
-      due = [s for s in group if not _done(_folder(workdir, s), names(config))]
-      _score(config, due, devices, workdir)
-    averaged = _average(workdir, seeds, names(config))
-    found = _collected(config, workdir, first, seeds, averaged)
-    write_json(workdir / "scores.json", found)
-    survey_chapters.write(workdir, config, first, found)
+      done = [_done(_folder(workdir, s), names(config)) for s in group]
+      known = zip(group, hosts.told_by_lead(done), strict=True)
+      due = [seed for seed, ready in known if not ready]
+      _score(config, due, devices, workdir, interrupted, width=len(group))
+      if interrupted():
+        raise train.Interrupted
+    if not hosts.is_lead():
+      return {}
+    return _report(config, workdir, first, seeds)
+
+
+def _report(
+  config: Mapping[str, Any],
+  workdir: pathlib.Path,
+  first: datasets.Dataset,
+  seeds: Sequence[int],
+) -> dict[str, Any]:
+  """Writes what all seeds say together."""
+  averaged = _average(workdir, seeds, names(config))
+  found = _collected(config, workdir, first, seeds, averaged)
+  write_json(workdir / "scores.json", found)
+  survey_chapters.write(workdir, config, first, found)
   return found
 
 
@@ -95,12 +116,28 @@ def _score(
   seeds: Sequence[int],
   devices: parallel.Parallel,
   workdir: pathlib.Path,
+  interrupted: Callable[[], bool],
+  *,
+  width: int,
 ) -> None:
   """Trains the scorer with some seeds and writes what it says."""
   started = time.perf_counter()
   data = {s: datasets.load(config["data"], seed=s) for s in seeds}
   streams = scoring.streams_of(config)
-  found = scoring.cross_fitted(config, data, devices, streams=streams)
+  found = scoring.cross_fitted(
+    config,
+    data,
+    devices,
+    streams=streams,
+    outlets=lambda seed, fold: scoring.outlet(
+      config,
+      _folder(workdir, seed),
+      fold,
+      interrupted,
+      quiet=seed != seeds[0],
+    ),
+    width=width,
+  )
   seconds = (time.perf_counter() - started) / max(len(seeds), 1)
   for seed, scored in found.items():
     _write(config, data[seed], scored, seed, _folder(workdir, seed), seconds)

@@ -7,7 +7,6 @@ its provenance beside it as JSON. Any run can take its order from one
 
 import dataclasses
 import hashlib
-import json
 import logging
 import pathlib
 from typing import Any
@@ -18,7 +17,7 @@ from kdcl_jax import npz
 from kdcl_jax.dataset import Split
 from kdcl_jax.errors import UserError
 from kdcl_jax.sources import UnreadableRecord
-from kdcl_jax.writers import write_bytes, write_json
+from kdcl_jax.writers import read_sealed, write_bytes, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ class Table:
       record_id=self.record_id, difficulty=self.difficulty, label=self.label
     )
     write_bytes(path, content)
-    write_json(path.with_suffix(".json"), self.provenance)
+    write_sealed(path.with_suffix(".json"), self.provenance)
 
 
 def load(path: str | pathlib.Path, field: str) -> Table:
@@ -136,7 +135,7 @@ def load(path: str | pathlib.Path, field: str) -> Table:
       f" and difficulty {difficulty.shape}; expected two vectors of one length."
     )
   beside = path.with_suffix(".json")
-  provenance = json.loads(beside.read_text()) if beside.exists() else {}
+  provenance = read_sealed(beside) if beside.exists() else {}
   return Table(record_id, difficulty, label, provenance)
 
 

@@ -1,6 +1,7 @@
 """Running sums of a stage: fetched one interval late, so no step waits."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,17 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdcl_jax import hosts
 from kdcl_jax.errors import UserError
 from kdcl_jax.state import TrainState
+
+log = logging.getLogger(__name__)
 
 Sums = dict[str, jax.Array]
 
 
 @jax.jit
-def _taken(sums: Sums, bad_step: jax.Array) -> tuple[Sums, jax.Array, Sums]:
+def _taken(sums: Sums, marks: Any) -> tuple[Sums, Any, Sums]:
   """Copies, which outlive the donation of the state, and new zeros."""
   copies = jax.tree.map(jnp.copy, sums)
-  return copies, jnp.copy(bad_step), jax.tree.map(jnp.zeros_like, sums)
+  marks = jax.tree.map(jnp.copy, marks)
+  return copies, marks, jax.tree.map(jnp.zeros_like, sums)
 
 
 @dataclasses.dataclass
@@ -34,6 +39,8 @@ class Totals:
     rescored: records evaluated to rank them anew so far.
     seconds: time spent in the stage so far.
     unreadable: record ids that could not be read.
+    skipped: steps whose loss or gradient was not finite, and which changed
+      nothing.
   """
 
   rows: int = 0
@@ -42,16 +49,41 @@ class Totals:
   rescored: int = 0
   seconds: float = 0.0
   unreadable: list[int] = dataclasses.field(default_factory=list)
+  skipped: int = 0
+  _lost: list[tuple] = dataclasses.field(default_factory=list, repr=False)
 
-  def count(self, batch: dict[str, np.ndarray], keep: int) -> None:
-    """Counts the rows of a batch, of which at most `keep` are trained on."""
-    present = int(batch["weight"].sum())
+  def count(
+    self, step: int, batch: dict[str, np.ndarray], present: int, keep: int
+  ) -> None:
+    """Counts the rows of a batch, of which at most `keep` are trained on.
+
+    Args:
+      step: the batch's step.
+      batch: this host's rows.
+      present: rows of the global batch that are there, readable or not.
+      keep: rows that are trained on.
+    """
     self.rows += present
     self.kept += min(present, keep)
     if batch["unreadable"].any():
-      seen = set(self.unreadable)
-      seen.update(batch["id"][batch["unreadable"]].tolist())
-      self.unreadable = sorted(seen)
+      lost = batch["id"][batch["unreadable"]].tolist()
+      self._lost.append((step, present, keep, lost))
+
+  def settle(self) -> None:
+    """Takes back what no host could read; all hosts call it at the same step.
+
+    Before, `rows` and `kept` count unreadable records too.
+    """
+    lost: dict[int, tuple[int, int, list[int]]] = {}
+    for host in hosts.gathered(self._lost):
+      for step, present, keep, ids in host:
+        others = lost[step][2] if step in lost else []
+        lost[step] = (present, keep, others + ids)
+    for present, keep, ids in lost.values():
+      self.rows -= len(ids)
+      self.kept += min(present - len(ids), keep) - min(present, keep)
+      self.unreadable = sorted({*self.unreadable, *ids})
+    self._lost = []
 
 
 class Tally:
@@ -100,8 +132,9 @@ class Tally:
       rate = (self.totals.rows - self._logged[1]) / seconds
       self._logged = (now, self.totals.rows)
       note = note | {"examples_per_second": rate}
-    sums, bad_step, zeros = _taken(state.sums, state.bad_step)
-    self._pending = ((sums, bad_step), note)
+    marks = (state.bad_step, state.skips)
+    sums, marks, zeros = _taken(state.sums, marks)
+    self._pending = ((sums, marks), note)
     return state.replace(sums=zeros)
 
   def drain(self) -> None:
@@ -114,13 +147,25 @@ class Tally:
       return
     arrays, note = self._pending
     self._pending = None
-    sums, bad_step = jax.device_get(arrays)
+    sums, (bad_step, skips) = jax.device_get(arrays)
     self.check(bad_step)
+    self._count_skips(int(skips[0]))
     for name, value in sums.items():
       value = value.astype(np.float64)
       self._interval[name] = self._interval.get(name, 0.0) + value
     if note is not None:
       self._emit({"kind": "train", **note, **self._means()})
+
+  def _count_skips(self, skipped: int) -> None:
+    if skipped > self.totals.skipped:
+      log.warning(
+        "%s: steps skipped, whose loss or gradient was NaN or infinite: %d"
+        " more, %d so far.",
+        self._name,
+        skipped - self.totals.skipped,
+        skipped,
+      )
+    self.totals.skipped = skipped
 
   def _means(self) -> dict:
     means = {
@@ -147,7 +192,9 @@ class Tally:
         f" {self._name!r} at step {int(bad_step)}; the last good checkpoint is"
         " kept. A lower learning rate"
         f" (config.{self._name}.optimizer.learning_rate) or gradient clipping"
-        f" (config.{self._name}.optimizer.clip) usually cures it."
+        f" (config.{self._name}.optimizer.clip) usually cures it; a positive"
+        f" config.{self._name}.skip_not_finite skips so many such steps in a"
+        " row, and counts them."
       )
 
   def facts(self) -> dict:
@@ -155,5 +202,8 @@ class Tally:
     now = time.perf_counter()
     self.totals.seconds += now - self._clock
     self._clock = now
+    self.totals.settle()
+    totals = dataclasses.asdict(self.totals)
+    del totals["_lost"]
     interval = {name: v.tolist() for name, v in self._interval.items()}
-    return {"totals": dataclasses.asdict(self.totals), "interval": interval}
+    return {"totals": totals, "interval": interval}

@@ -78,6 +78,7 @@ class Training:
     teacher_pacing: progress -> share of the teachers' own training, whose
       snapshot teaches during a lesson.
     snapshots: shares of the training at which the variables are saved.
+    skip_not_finite: see `kdcl_jax.step.train_body`.
   """
 
   model: Model
@@ -100,6 +101,7 @@ class Training:
   streams: Mapping[str, Stream] = dataclasses.field(default_factory=dict)
   teacher_pacing: Pacing | None = None
   snapshots: Sequence[float] = ()
+  skip_not_finite: int = 0
 
   def ledger(self, totals: Totals) -> dict[str, int]:
     """Examples that went through the model and its teachers in training."""
@@ -121,6 +123,7 @@ class Outlet:
     directory: for metrics and checkpoints.
     log_steps: steps between log lines.
     checkpoint_steps: least number of steps between checkpoints.
+    checkpoints_kept: how many of the last ones stay, besides the best.
     tensorboard: whether to write TensorBoard events.
     quiet: whether to leave the terminal alone.
     interrupted: asked after each step; True makes the training save and stop.
@@ -129,6 +132,7 @@ class Outlet:
   directory: pathlib.Path
   log_steps: int = 50
   checkpoint_steps: int = 1000
+  checkpoints_kept: int = 2
   tensorboard: bool = False
   quiet: bool = False
   interrupted: Callable[[], bool] = lambda: False

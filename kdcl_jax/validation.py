@@ -14,18 +14,21 @@ import numpy as np
 from kdcl_jax import (
   augment,
   clashes,
+  hosts,
+  inputs,
   lanes,
   models,
   objective,
   optimizer,
+  pretrained,
   projectors,
   scoring,
+  screening,
   selection,
   stages,
   step,
   tables,
   teaching,
-  weights,
 )
 from kdcl_jax.curriculum import active_count
 from kdcl_jax.dataset import Dataset
@@ -65,6 +68,7 @@ def check(config: Section) -> None:
     if scoring.uses_scorer(config[name]):
       check_scorer(config)
   teaching.check_snapshots(config)
+  screening.check(config)
 
 
 def check_scorer(config: Section) -> None:
@@ -72,6 +76,7 @@ def check_scorer(config: Section) -> None:
   if config["data"]["augment"]:
     augment.build(config["data"]["augment"])
   _check_stage("scorer", config["scorer"], (), ())
+  screening.check_trainable(config["scorer"], "config.scorer")
   clashes.check_scorer(config["scorer"])
   scoring.scores_of(config)
   scoring.streams_of(config)
@@ -182,7 +187,7 @@ def check_data(config: Section, dataset: Dataset) -> None:
     UserError: for the first mistake.
   """
   data = config["data"]
-  _check_channels(data, dataset)
+  inputs.check_numbers(data, dataset.shape, dataset.name)
   outputs: dict[str, Any] = {}
   for name in config["stages"]:
     section = config[name]
@@ -197,7 +202,7 @@ def check_data(config: Section, dataset: Dataset) -> None:
 def check_scorer_data(config: Section, dataset: Dataset) -> None:
   """What can be known of the scorer once the data is; see `check_data`."""
   section, data = config["scorer"], config["data"]
-  _check_channels(data, dataset)
+  inputs.check_numbers(data, dataset.shape, dataset.name)
   records, folds = len(dataset.train.ids), section["folds"]
   if folds > records:
     raise UserError(
@@ -207,17 +212,6 @@ def check_scorer_data(config: Section, dataset: Dataset) -> None:
   outputs = {"scorer": _outputs("scorer", section, data, dataset)}
   _check_sizes("scorer", section, records - -(-records // folds))
   _check_shapes("scorer", section, outputs, dataset)
-
-
-def _check_channels(data: Section, dataset: Dataset) -> None:
-  channels = dataset.shape[-1] if dataset.shape else 1
-  for field in ("mean", "std"):
-    numbers = data[field]
-    if len(numbers) not in (0, 1, channels):
-      raise UserError(
-        f"config.data.{field} has {len(numbers)} numbers, expected"
-        f" {channels}, one for each channel of {dataset.name!r}, or one."
-      )
 
 
 def _check_sizes(name: str, section: Section, records: int) -> None:
@@ -284,8 +278,11 @@ def _outputs(
   path = f"config.{name}"
   module = stages.module_of(section, dataset.num_classes, None, path)
   batch = stages.batch_of(dataset.shape)
-  forward = step.forward_of(module, "image", data["mean"], data["std"])
-  example = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
+  view = pretrained.input_of(section, data, path)
+  view.check(dataset.shape, f"{path}.input")
+  forward = step.forward_of(module, "image", *view)
+  shape = view.shape(dataset.shape)
+  example = jax.ShapeDtypeStruct((1, *shape), np.float32)
   try:
     variables = jax.eval_shape(
       lambda key, x: models.init(module, key, x), jax.random.key(0), example
@@ -296,7 +293,7 @@ def _outputs(
   except Exception as error:  # whatever a module raises on these shapes
     raise UserError(
       f"{path}.model ({section['model']['name']!r}) cannot take inputs of shape"
-      f" {dataset.shape} from {dataset.name!r}: {type(error).__name__}:"
+      f" {shape} from {dataset.name!r}: {type(error).__name__}:"
       f" {str(error).strip().splitlines()[0]}"
     ) from error
   if outputs["logits"].shape != (2, dataset.num_classes):
@@ -306,9 +303,8 @@ def _outputs(
       f" {dataset.num_classes} classes."
     )
   if section["weights"]:
-    field = f"{path}.weights"
-    loaded = weights.load(section["weights"], field)
-    weights.fit(loaded, variables, field, classes=dataset.num_classes)
+    classes = dataset.num_classes
+    pretrained.variables(section, variables, path, classes=classes)
   return outputs | {"variables": variables}
 
 
@@ -377,6 +373,11 @@ def check_devices(
   if wanted > devices:
     raise UserError(
       f"config.parallel.devices is {wanted}, but there are only {devices}."
+    )
+  if wanted and hosts.are_several():
+    raise UserError(
+      f"config.parallel.devices is {wanted}, but the run has several processes,"
+      " which use all of their devices; expected 0."
     )
   names = [] if scorer_only else list(config["stages"])
   if scorer_only or any(scoring.uses_scorer(config[name]) for name in names):

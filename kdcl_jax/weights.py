@@ -1,8 +1,9 @@
 """Weights as files: safetensors, named by their path in the variables."""
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from flax import traverse_util
 from kdcl_jax import checkpoint
 from kdcl_jax.errors import UserError
 from kdcl_jax.writers import write_bytes
+
+_DIGEST = "sha256"
 
 
 def save(
@@ -29,7 +32,8 @@ def save(
   flat = traverse_util.flatten_dict(dict(variables), sep="/")
   arrays = {name: np.ascontiguousarray(a) for name, a in sorted(flat.items())}
   # One entry: safetensors writes several in an arbitrary sequence.
-  header = {"kdcl_jax": json.dumps(dict(facts), sort_keys=True)}
+  facts = dict(facts) | {_DIGEST: _digest(arrays)}
+  header = {"kdcl_jax": json.dumps(facts, sort_keys=True)}
   write_bytes(path, safetensors.numpy.save(arrays, header))
 
 
@@ -65,7 +69,7 @@ def load(path: str | pathlib.Path, field: str) -> dict[str, Any]:
       path = path / "weights.safetensors"
     else:
       folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-      variables = checkpoint.latest_variables(folder)
+      variables = checkpoint.latest_variables(folder, field)
       if variables is None:
         raise UserError(
           f"{field} is {str(path)!r}, which holds neither weights.safetensors"
@@ -73,14 +77,47 @@ def load(path: str | pathlib.Path, field: str) -> dict[str, Any]:
           " an earlier run, or the directory of its checkpoints."
         )
       return variables
+  return traverse_util.unflatten_dict(read(path, field), sep="/")
+
+
+def read(path: pathlib.Path, field: str) -> dict[str, np.ndarray]:
+  """The arrays of a safetensors file, by their names in it.
+
+  Args:
+    path: the file; of one that `save` wrote the digest is compared.
+    field: the config field that names it, for messages.
+
+  Raises:
+    UserError: where it is missing, damaged or not as it was written.
+  """
   try:
+    with safetensors.safe_open(path, "numpy") as file:
+      facts = json.loads((file.metadata() or {}).get("kdcl_jax", "{}"))
     flat = safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    digest = facts.get(_DIGEST)
+    if digest is not None and digest != _digest(flat):
+      raise ValueError("its arrays are not as they were written")
+  except (
+    safetensors.SafetensorError,
+    OSError,
+    ValueError,
+    AttributeError,  # facts that are no object
+    KeyError,  # a type that NumPy does not have
+  ) as error:
     raise UserError(
       f"{field} is {str(path)!r}, which is no readable safetensors file"
       f" ({error})."
     ) from error
-  return traverse_util.unflatten_dict(flat, sep="/")
+  return flat
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+  """Changes with every name, type, shape and byte."""
+  digest = hashlib.sha256()
+  for name, array in sorted(arrays.items()):
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
 
 
 def fit(
@@ -89,6 +126,7 @@ def fit(
   field: str,
   *,
   classes: int = 0,
+  unused: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Checks loaded variables against a model's, name by name.
 
@@ -97,6 +135,7 @@ def fit(
     like: the model's initial variables.
     field: the config field that named the file.
     classes: number of classes of the data, to say so where it differs.
+    unused: names of further arrays of the file, which the model cannot have.
 
   Returns:
     The variables, cast to the model's types.
@@ -107,7 +146,8 @@ def fit(
   have = traverse_util.flatten_dict(dict(variables), sep="/")
   want = traverse_util.flatten_dict(dict(like), sep="/")
   complaints = [f"{name} is missing" for name in sorted(want.keys() - have)]
-  complaints += [f"{name} has no use" for name in sorted(have.keys() - want)]
+  unused = [*sorted(have.keys() - want), *unused]
+  complaints += [f"{name} has no use" for name in unused]
   complaints += [
     f"{name} has shape {have[name].shape}, the model's {want[name].shape}"
     for name in sorted(have.keys() & want)

@@ -1,6 +1,8 @@
 """Where a stage's numbers go: JSON lines, TensorBoard, the terminal."""
 
+import hashlib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -9,6 +11,17 @@ from typing import Any
 
 import tqdm
 
+from kdcl_jax import hosts
+from kdcl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_DIGEST = "sha256"
+_NUMBERS = {
+  "train": ("step", "fraction", "active", "loss", "accuracy", "learning_rate"),
+  "lesson": ("step", "fraction", "active", "learning_rate_scale"),
+}
+
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all."""
@@ -16,7 +29,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file whole or not at all; of several processes the lead does."""
+  if not hosts.is_lead():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   try:
@@ -33,25 +48,98 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+  write_text(path, _finite_text(value, str(path), indent=2) + "\n")
+
+
+def _finite_text(value: Any, where: str, **options: Any) -> str:
+  """JSON, which has no NaN."""
+  try:
+    return json.dumps(value, allow_nan=False, **options)
+  except ValueError as error:
+    raise UserError(
+      f"what was measured for {where} is NaN or infinite; see that the"
+      " validation and test records hold finite numbers only, and that the"
+      " training did not diverge."
+    ) from error
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file."""
-  return json.loads(path.read_text())
+  """Reads a JSON file.
+
+  Raises:
+    UserError: where it is missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(damaged(path, error)) from error
+
+
+def write_sealed(path: pathlib.Path, value: dict[str, Any]) -> None:
+  """Writes a JSON object with its digest, whole or not at all."""
+  write_json(path, value | {_DIGEST: _digest(value)})
+
+
+def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+  """Reads what `write_sealed` wrote; without the digest, which need not be.
+
+  Raises:
+    UserError: where it is missing, or not as it was written.
+  """
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise UserError(damaged(path, "it holds no object"))
+  digest = value.pop(_DIGEST, None)
+  if digest is not None and digest != _digest(value):
+    raise UserError(damaged(path, "it is not as it was written"))
+  return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+  text = _finite_text(value, "a result", sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def damaged(path: pathlib.Path, error: object) -> str:
+  """The sentence on a file of a run that cannot be used any more."""
+  return (
+    f"{str(path)!r} is missing or damaged ({error}); put a copy in its place,"
+    " or delete it and start again what made it."
+  )
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-  """The JSON lines of a file; an unfinished last line is left out."""
+  """The lines of a `metrics.jsonl`; an unfinished last line is left out.
+
+  Damaged lines are left out too, which is said.
+  """
   if not path.exists():
     return []
-  lines = []
-  for line in path.read_text().split("\n")[:-1]:
-    try:
-      lines.append(json.loads(line))
-    except ValueError:
-      break
+  try:
+    texts = path.read_text(errors="replace").split("\n")[:-1]
+  except OSError as error:
+    raise UserError(damaged(path, error)) from error
+  lines = [line for line in map(_line, texts) if line is not None]
+  if len(lines) < len(texts):
+    lost = len(texts) - len(lines)
+    log.warning("%d lines of %s are damaged and left out.", lost, path)
   return lines
+
+
+def _line(text: str) -> dict | None:
+  """A line that has what reports read of it, else None."""
+  try:
+    line = json.loads(text)
+    numbers = [line[name] for name in _NUMBERS[line["kind"]]]
+    if line["kind"] == "lesson":
+      numbers += [line["validation"]["accuracy"]]
+      if not all(type(line[name]) is list for name in ("actions", "reasons")):
+        return None
+    if all(type(number) in (int, float) for number in numbers):
+      return line
+  except (ValueError, TypeError, KeyError, RecursionError):
+    pass
+  return None
 
 
 class MetricsWriter:
@@ -82,9 +170,12 @@ class MetricsWriter:
       quiet: whether to leave the terminal alone.
     """
     path = directory / "metrics.jsonl"
-    kept = [line for line in read_lines(path) if line["step"] <= start]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-    self._file = path.open("a")
+    self._file = None
+    if hosts.is_lead():  # which speaks for all
+      kept = [line for line in read_lines(path) if line["step"] <= start]
+      write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+      self._file = path.open("a")
+    quiet = quiet or self._file is None
     self._title = title
     self._total = total_steps
     self._quiet = quiet
@@ -98,7 +189,7 @@ class MetricsWriter:
       leave=True,
     )
     self._events = None
-    if tensorboard:
+    if tensorboard and self._file is not None:
       import tensorboardX  # only for runs that want it
 
       self._events = tensorboardX.SummaryWriter(
@@ -112,7 +203,10 @@ class MetricsWriter:
 
   def write(self, line: dict) -> None:
     """Adds a line; `kind` and `step` are among its keys."""
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    if self._file is None:
+      return
+    where = f"{self._title} at step {line['step']}"
+    self._file.write(_finite_text(line, where) + "\n")
     self._file.flush()
     if self._events:
       for name, value in _scalars(line):
@@ -131,7 +225,8 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes the files and the bar."""
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
     self._bar.close()
     if self._events:
       self._events.close()

@@ -1,5 +1,6 @@
 """Eight CPU devices for every test; no flag is set anywhere in the package."""
 
+import os
 import tempfile
 
 import jax
@@ -10,7 +11,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
 
-# What several tests compile is compiled once for each worker.
-_CACHE = tempfile.TemporaryDirectory(prefix="kdcl_jax_tests_")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# What several tests compile is compiled once: the first process makes the
+# cache; its workers, and what tests start, inherit it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _CACHE = tempfile.TemporaryDirectory(prefix="kdcl_jax_tests_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+jax.config.update(
+  "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -15,14 +15,25 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
 VARIANTS = {
   "digits": ("", "clean", "chain", "two_teachers"),
-  "fashion_mnist": ("", "noisy"),
+  "fashion_mnist": ("", "noisy", "mobile"),
   "cifar10": ("resnet56-resnet20",),
   "cifar100": ("resnet56-resnet20", "resnet32x4-shufflenet_v2"),
   "losses": ("digits,kd", "digits,crd,ctkd", "attention_ce,ca_mkd"),
   "curricula": ("rerank,bandit,spl_hard,rco,pocl", "clean,one_pass"),
+  "imagenet": (
+    "resnet50-mobilenet_v2",
+    "resnet50-mobilenet_v1,dist,pretrained",
+    "resnet34-resnet18,folder,progressive",
+    "vit",
+    "patient",
+  ),
 }
-# Two of them are tables of many stages.
-LINES = dict.fromkeys(VARIANTS, 125) | {"losses": 200, "curricula": 150}
+# Two of them are tables of many stages, and one has many recipes.
+LINES = dict.fromkeys(VARIANTS, 125) | {
+  "losses": 200,
+  "curricula": 150,
+  "imagenet": 150,
+}
 CASES = [(n, v) for n, variants in VARIANTS.items() for v in variants]
 
 

@@ -62,20 +62,6 @@ def test_a_batch_is_active_and_without_replacement(active, step, batch, seed):
   assert len(set(present.tolist())) == len(present)
 
 
-@given(step=st.integers(0, 1000), seed=seeds)
-def test_any_number_of_hosts_reads_the_same_batch(step, seed):
-  whole = curriculum.select(seed, step, 77, 16)
-  for hosts in (1, 2, 4):
-    parts = [
-      np.concatenate(
-        [field[curriculum.local_rows(16, host, hosts)] for host in range(hosts)]
-      )
-      for field in whole
-    ]
-    for part, field in zip(parts, whole, strict=True):
-      np.testing.assert_array_equal(part, field)
-
-
 def test_two_passes_and_two_seeds_visit_in_different_sequences():
   first = curriculum.select(0, 0, 100, 100).rank
   assert (first != curriculum.select(0, 1, 100, 100).rank).any()

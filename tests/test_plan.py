@@ -19,6 +19,7 @@ from kdcl_jax import (
   parallel,
   plan,
   planning,
+  report,
   run,
   stages,
   train,
@@ -113,7 +114,7 @@ def done(tmp_path_factory):
   known = planning.difficulties(resolved, data, workdir, 0)
   assert known == {}
   plans = [plan.make(resolved, data, seed=0, tables=known)]
-  with mock.patch.object(run.report, "write"):
+  with mock.patch.object(report, "write"):
     results = run.execute(resolved, workdir)
   known = planning.difficulties(resolved, data, workdir, 0)
   plans.append(plan.make(resolved, data, seed=0, tables=known))

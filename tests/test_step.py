@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from kdcl_jax import models, parallel, state, step
+from kdcl_jax import inputs, models, parallel, state, step
 from kdcl_jax import terms as objectives
 from kdcl_jax.models.batch_norm import BatchNorm
 
@@ -175,7 +175,7 @@ def test_the_first_step_that_is_not_finite_is_remembered():
 
 def test_integer_inputs_are_scaled_and_channels_standardised():
   x = np.array([[[[0, 255]]]], np.uint8)
-  got = step.preprocess(x, (0.5, 0.25), (0.5, 0.25))
+  got = inputs.preprocess(x, (0.5, 0.25), (0.5, 0.25))
   np.testing.assert_allclose(got, [[[[-1.0, 3.0]]]])
   floats = np.array([[2.0, 3.0]], np.float32)
-  np.testing.assert_array_equal(step.preprocess(floats), floats)
+  np.testing.assert_array_equal(inputs.preprocess(floats), floats)

@@ -105,6 +105,7 @@ def test_a_table_that_does_not_say_is_warned_of_by_its_labels(
     path = tmp_path / f"{name}_table.npz"
     table_of(config_of(files[name], rate=0.0), path)
     facts = json.loads(path.with_suffix(".json").read_text())
+    del facts["sha256"]
     del facts["source"]
     path.with_suffix(".json").write_text(json.dumps(facts))
     check(files["same"], path, rate=0.0)

@@ -210,6 +210,68 @@ WRONG = {
     put(("teacher.weights", "nowhere.safetensors")),
     ["config.teacher.weights", "nowhere.safetensors", "does not exist"],
   ),
+  "half a reference to the hub": (
+    put(("teacher.weights", "hf:resnet50")),
+    ["config.teacher.weights", "'hf:resnet50'", "'timm:NAME'"],
+  ),
+  "a whole model under another model's name": (
+    put(("teacher.weights", "m.onnx"), ("teacher.steps", 0)),
+    ["config.teacher.weights", "'m.onnx'", "config.teacher.model.name"],
+  ),
+  "a model that is only called and shall be trained": (
+    put(("teacher.model", {"name": "onnx", "path": "m.onnx"})),
+    ["config.teacher.model", "'onnx'", "cannot be trained"],
+  ),
+  "a scorer that is only called": (
+    put(
+      ("scorer.model", {"name": "stablehlo", "path": "m.stablehlo"}),
+      ("teacher.curriculum.order", "curriculum"),
+    ),
+    ["config.scorer.model", "'stablehlo'", "cannot be trained"],
+  ),
+  "a called model that does not exist": (
+    put(
+      ("teacher.model", {"name": "onnx", "path": "nowhere.onnx"}),
+      ("teacher.steps", 0),
+    ),
+    ["config.teacher.model", "'nowhere.onnx'", "does not exist"],
+  ),
+  "a called model without a path": (
+    put(
+      ("teacher.model", {"name": "onnx"}),
+      ("teacher.steps", 0),
+      ("teacher.weights", "model.safetensors"),
+    ),
+    ["config.teacher.model", "'model.safetensors'", "does not exist"],
+  ),
+  "an input of a size below zero": (
+    put(("teacher.input.size", -1)),
+    ["config.teacher.input.size", "-1", "(height, width)"],
+  ),
+  "an input of three sizes": (
+    put(("teacher.input.size", (8, 8, 3))),
+    ["config.teacher.input.size", "(height, width)"],
+  ),
+  "an input in unknown channels": (
+    put(("teacher.input.channels", "rbg")),
+    ["config.teacher.input.channels", "'rbg'", "'bgr'"],
+  ),
+  "an input with a mean for other channels": (
+    put(("teacher.input.channels", "rgb"), ("teacher.input.mean", (0.1, 0.2))),
+    ["config.teacher.input.mean", "2 numbers", "expected 3"],
+  ),
+  "an input with a spread of zero": (
+    put(("teacher.input.std", (0.0,))),
+    ["config.teacher.input.std", "> 0"],
+  ),
+  "a way to resize that does not exist": (
+    put(("teacher.input.interpolation", "cubic")),
+    ["config.teacher.input.interpolation", "'bicubic'"],
+  ),
+  "a fate of guessers that does not exist": (
+    put(("teacher.near_chance", "go on")),
+    ["config.teacher.near_chance", "'stop'", "'warn'"],
+  ),
   "unknown optimizer": (
     put(("teacher.optimizer.name", "adamm")),
     ["config.teacher.optimizer.name", "'adam'"],

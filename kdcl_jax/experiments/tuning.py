@@ -15,7 +15,7 @@ from typing import Any
 
 from kdcl_jax import environment
 from kdcl_jax.experiments import definition
-from kdcl_jax.writers import read_json
+from kdcl_jax.writers import read_sealed
 
 Run = Mapping[str, Any]
 Execute = Callable[[Run, pathlib.Path], Any]
@@ -208,7 +208,9 @@ def _choice(
 ) -> Choice:
   accuracies = {
     value: [
-      read_json(result_of(places[value], stage, seed))["validation"]["accuracy"]
+      read_sealed(result_of(places[value], stage, seed))["validation"][
+        "accuracy"
+      ]
       for seed in seeds_of(experiment["tuning"])
     ]
     for value in values
