@@ -93,6 +93,7 @@ def make(workdir, seeds):
             "lesson": step // 10,
             "fraction": step / 100,
             "active": step,
+            "learning_rate_scale": 1.0,
             "validation": {"accuracy": 0.5, "loss": 1.0},
             "actions": ["freeze", "roll_back"] if frozen else [],
             "reasons": ["accuracy <fell> | badly"] if frozen else [],
