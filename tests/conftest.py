@@ -11,6 +11,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
 
+# Most of the tests' time is compiling, and what is tested is what the programs
+# mean. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests them as users run them.
+_QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+jax.config.update("jax_disable_most_optimizations", _QUICK != "0")
+
 # What several tests compile is compiled once: the first process makes the
 # cache; its workers, and what tests start, inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

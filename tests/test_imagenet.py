@@ -197,6 +197,7 @@ def test_the_whole_config_runs_with_its_own_models(store, tmp_path):
   assert len(exported["labels"]) == 1000
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_same_files_does_as_well(folder, tmp_path):
   workdir = tmp_path / "run"
   variant = ":resnet34-resnet18,folder,progressive"

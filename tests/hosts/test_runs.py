@@ -179,6 +179,7 @@ def test_four_hosts_make_what_one_makes(shared, start, reference):
   assert_near(shared / "four", reference)
 
 
+@pytest.mark.slow
 def test_states_split_over_two_hosts_make_the_same(shared, start, reference):
   finish(start(shared / "fsdp", 2, 2, "--config.parallel.fsdp=16"))
   for stage in STAGES:
@@ -213,6 +214,7 @@ def test_what_two_saved_when_asked_to_end_one_goes_on_with(
   assert_near(workdir, reference)
 
 
+@pytest.mark.slow
 def test_what_one_saved_two_go_on_with(shared, start, reference):
   workdir = shared / "taken_over"
   process = start(workdir, 1, 4)
@@ -238,6 +240,7 @@ def test_one_of_two_is_killed_and_a_restart_ends_with_the_same_bits(
   assert_same(workdir, on_two)
 
 
+@pytest.mark.slow
 def test_a_data_set_is_scored_by_two_as_by_one(shared, start):
   one, two = shared / "scored_one", shared / "scored_two"
   finish(start(one, 1, 4, module="score"))
