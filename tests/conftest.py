@@ -1,6 +1,7 @@
 """Eight CPU devices for every test; no flag is set anywhere in the package."""
 
 import os
+import pathlib
 import tempfile
 
 import jax
@@ -26,3 +27,30 @@ jax.config.update(
   "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# Files whose tests take longest, so that no worker is left alone with one.
+_LONG = (
+  "hosts/test_runs",
+  "test_imagenet",
+  "faults/test_signals",
+  "test_resume",
+  "experiments/test_experiment_command",
+  "projectors/test_training",
+  "test_pipeline_runs",
+  "test_model_scores",
+  "faults/test_storage",
+  "course/test_resume_course",
+  "course/test_lanes",
+  "test_docs",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Begins with the files that take longest."""
+  here = pathlib.Path(__file__).parent
+
+  def place(item):
+    name = item.path.relative_to(here).with_suffix("").as_posix()
+    return _LONG.index(name) if name in _LONG else len(_LONG)
+
+  items.sort(key=place)

@@ -206,6 +206,7 @@ def test_a_folder_of_the_same_files_does_as_well(folder, tmp_path):
   assert exported["labels"] == [f"n{i:04}" for i in range(CLASSES)]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(store, tmp_path):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))

@@ -345,8 +345,14 @@ def test_a_run_outlives_the_connection_and_is_followed_again(stage, tmp_path):
     start_new_session=True,
   )
   until(lambda: log.exists() and "begun" in log.read_text())
-  os.killpg(first.pid, signal.SIGHUP)
-  first.wait(timeout=20)
+
+  def hung_up():  # again, for what was only just being started
+    ended = first.poll() is not None
+    if not ended:
+      os.killpg(first.pid, signal.SIGHUP)
+    return ended
+
+  until(hung_up)
   threads = stage.folder / "finish_later"
   threads.write_text(f"sleep 1; touch {there}/finish")
   with subprocess.Popen(["bash", str(threads)]):

@@ -68,6 +68,7 @@ def undisturbed(tmp_path_factory):
   return config, folder / "whole"
 
 
+@pytest.mark.slow
 def test_five_kills_at_random_moments_change_no_byte(undisturbed):
   config, whole = undisturbed
   chance = random.Random(7)

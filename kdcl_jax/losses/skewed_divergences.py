@@ -225,7 +225,7 @@ def _head_share(log_p: jax.Array, log_q: jax.Array, mu: float) -> jax.Array:
   gap = jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))
   # Sorting the gap along saves the vocabulary-sized gather of an argsort.
   descending, gap = jax.lax.sort((-log_p, gap), dimension=-1, num_keys=1)
-  head = jnp.cumsum(jnp.exp(-descending), -1) <= mu
+  head = jnp.cumsum(jnp.exp(-descending), axis=-1) <= mu
   head = head.at[..., 0].set(True)
   total = jnp.sum(gap, -1)
   in_head = jnp.sum(jnp.where(head, gap, 0), -1)

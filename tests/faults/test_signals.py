@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+import pytest
 from processes import assert_same, finish, start
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
@@ -79,6 +80,7 @@ def test_a_kill_or_a_wish_to_end_during_a_write_loses_nothing(tmp_path):
   assert_same(workdir, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_short_soak_ends_as_the_undisturbed_run(tmp_path):
   found = soak.soak(tmp_path / "soak", cycles=4, seed=3, steps=100)
   assert found["cycles"] == 4

@@ -174,6 +174,7 @@ def test_two_hosts_make_what_one_makes_and_count_what_none_could_read(
   assert ledger["example_backwards"] < 24 * 16
 
 
+@pytest.mark.slow
 def test_four_hosts_make_what_one_makes(shared, start, reference):
   finish(start(shared / "four", 4, 1))
   assert_near(shared / "four", reference)
