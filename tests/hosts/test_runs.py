@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,11 +116,7 @@ def lines_of(workdir, stage):
 def assert_near(workdir, reference):
   """The same files, counts and predictions; the same weights to rounding."""
   ours, theirs = (
-    {
-      str(p.relative_to(w))
-      for p in w.rglob("*")
-      if "checkpoints" not in p.parts
-    }
+    {str(p.relative_to(w)) for p in w.rglob("*") if "checkpoints" not in str(p)}
     for w in (workdir, reference)
   )
   events = lambda names: {n for n in names if "tfevents" not in n}
@@ -215,14 +212,29 @@ def test_what_two_saved_when_asked_to_end_one_goes_on_with(
   assert_near(workdir, reference)
 
 
+def damage(checkpoint):
+  """Turns a byte of the largest file of a checkpoint around."""
+  files = [path for path in checkpoint.rglob("*") if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  largest.write_bytes(content)
+
+
 @pytest.mark.slow
-def test_what_one_saved_two_go_on_with(shared, start, reference):
+def test_what_one_saved_two_go_on_with_without_what_is_damaged(
+  shared, start, reference
+):
   workdir = shared / "taken_over"
-  process = start(workdir, 1, 4)
-  assert wait_for(workdir, "teacher", process, 8)
-  process[0].send_signal(signal.SIGTERM)
-  finish(process)
-  assert "resumed at step" in finish(start(workdir, 2, 2))
+  shutil.copytree(reference, workdir)
+  # As if it had been killed at the end of the first stage.
+  (workdir / "teacher" / "seed_0" / "result.json").unlink()
+  shutil.rmtree(workdir / "baseline")
+  shutil.rmtree(workdir / "student")
+  damage(workdir / "teacher" / "seed_0" / "checkpoints" / "24")
+  said = finish(start(workdir, 2, 2))
+  assert "The checkpoint of step 24 in" in said and "falling back" in said
+  assert "resumed at step 16" in said
   assert_near(workdir, reference)
 
 
