@@ -236,7 +236,7 @@ class Loop:
     try:
       yield from batches
     except UserError:
-      self._save(jax.process_count() == 1)  # of several the others go on
+      self._save(not hosts.are_several())  # of several the others go on
       raise
 
   def _present(self, at: course.CourseState) -> int:

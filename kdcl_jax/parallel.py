@@ -103,7 +103,7 @@ class Parallel:
       if isinstance(leaf, jax.Array) and not (
         leaf.is_fully_addressable or leaf.is_fully_replicated
       ):
-        return jax.jit(lambda x: x, out_shardings=self.replicated)(leaf)
+        return jax.jit(jnp.copy, out_shardings=self.replicated)(leaf)
       return leaf
 
     return jax.device_get(jax.tree.map(whole, tree))
@@ -142,10 +142,11 @@ class Parallel:
     if jax.process_count() == 1:
       return jax.device_put(batch, split)
     axis = int(lanes)
+    read = next(iter(batch.values())).shape[axis]
+    size = read // len(self.mesh.local_devices) * self.devices
+    rows = self.local_rows(size)
 
     def put(local: np.ndarray) -> jax.Array:
-      size = local.shape[axis] // len(self.mesh.local_devices) * self.devices
-      rows = self.local_rows(size)
       shape = (*local.shape[:axis], size, *local.shape[axis + 1 :])
 
       def part(index: tuple[slice, ...]) -> np.ndarray:

@@ -128,14 +128,7 @@ class SeedRun:
       section = self.config[name]
       if not screening.is_given(section) or self.is_done(name):
         continue
-      model = stages.model_of(
-        name,
-        section,
-        self.config["data"],
-        self.dataset,
-        self.parallel,
-        stage_seed(self.seed, name),
-      )
+      model = self._built(name, section)
       evaluator = evaluate.Evaluator(
         model.forward,
         self.parallel,
@@ -158,20 +151,24 @@ class SeedRun:
       interrupted=interrupted,
     )
 
+  def _built(self, name: str, section: Mapping[str, Any]) -> train.Model:
+    """A stage's model with the variables that its section names."""
+    return stages.model_of(
+      name,
+      section,
+      self.config["data"],
+      self.dataset,
+      self.parallel,
+      stage_seed(self.seed, name),
+    )
+
   def _model(self, name: str) -> train.Model:
     """The model of a stage that is done."""
     if name not in self._models:
       section = self.config[name] | {
         "weights": str(self.directory(name) / "weights.safetensors")
       }
-      model = stages.model_of(
-        name,
-        section,
-        self.config["data"],
-        self.dataset,
-        self.parallel,
-        stage_seed(self.seed, name),
-      )
+      model = self._built(name, section)
       self._models[name] = dataclasses.replace(
         model, snapshots=self._snapshots(name, model.variables)
       )
